@@ -1,0 +1,114 @@
+"""Activations of an fp32 model on calibration texts: the range of each feature of the tensors asked for.
+
+The ranges are reduced inside the graph, so that memory does not grow with the texts; the weights are lent to ONNX
+Runtime as they lie in the model, without a second copy and without protobuf's limit of 2 GiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+from torchless.errors import CheckpointError, ProviderError, one_line
+
+__all__ = ["feature_ranges", "opset_version", "with_graph"]
+
+Float32 = npt.NDArray[np.float32]
+
+_PREFIX = "torchless_range_"
+# Smaller initializers go into the graph: ONNX Runtime reads shapes and axes from them.
+_LEND_FROM = 4096
+
+
+def feature_ranges(
+    model: onnx.ModelProto, widths: Mapping[str, int], batches: Iterable[Mapping[str, npt.NDArray[np.int64]]]
+) -> Iterator[dict[str, tuple[Float32, Float32]]]:
+    """Yield, batch by batch, tensor name -> (lows (k,), highs (k,)) float32: the range of each feature of its last axis.
+
+    Args:
+        model: fp32, its weights inside.
+        widths: tensor name -> k, the size of its last axis.
+        batches: model inputs, each `{name: (batch, sequence) int64}`.
+
+    Raises:
+        CheckpointError: an activation is not finite.
+        ProviderError: onnxruntime is not installed.
+    """
+    names = list(widths)
+    session = _session(model, widths)
+    outputs = [f"{_PREFIX}{i}_{end}" for i in range(len(names)) for end in ("low", "high")]
+    for batch in batches:
+        results = session.run(outputs, dict(batch))
+        for name, low, high in zip(names, results[0::2], results[1::2], strict=True):
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise CheckpointError(f"activation {name!r}: not finite on the calibration texts; check the checkpoint")
+        yield dict(zip(names, zip(results[0::2], results[1::2], strict=True), strict=True))
+
+
+def _session(model: onnx.ModelProto, widths: Mapping[str, int]) -> Any:
+    """Return an ONNX Runtime session of `model` that also gives the (k,) minima and maxima of each tensor."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        reason = one_line(str(error))
+        raise ProviderError(
+            f"int8 calibration: onnxruntime cannot be imported ({reason}); pip install 'torchless[cpu]'"
+        ) from error
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    lent: dict[str, Any] = {}
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < _LEND_FROM:
+            graph.initializer.append(tensor)
+            continue
+        lent[tensor.name] = ort.OrtValue.ortvalue_from_numpy(numpy_helper.to_array(tensor))
+        stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        stub.data_location = onnx.TensorProto.EXTERNAL
+        stub.external_data.add(key="location", value="lent")
+    _add_reductions(graph, widths, axes_are_inputs=opset_version(model) >= 18)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_external_initializers(list(lent), list(lent.values()))
+    return ort.InferenceSession(
+        with_graph(model, graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _add_reductions(graph: onnx.GraphProto, widths: Mapping[str, int], *, axes_are_inputs: bool) -> None:
+    """Add the outputs `<prefix><i>_low` and `_high`, (k,) float32, for the i-th tensor."""
+    axes = f"{_PREFIX}axes"
+    graph.initializer.append(numpy_helper.from_array(np.array([0], dtype=np.int64), axes))
+    for i, (name, width) in enumerate(widths.items()):
+        rows, shape = f"{_PREFIX}{i}_rows", f"{_PREFIX}{i}_shape"
+        graph.initializer.append(numpy_helper.from_array(np.array([-1, width], dtype=np.int64), shape))
+        graph.node.append(helper.make_node("Reshape", [name, shape], [rows]))
+        for operator, end in (("ReduceMin", "low"), ("ReduceMax", "high")):
+            output = f"{_PREFIX}{i}_{end}"
+            if axes_are_inputs:
+                graph.node.append(helper.make_node(operator, [rows, axes], [output], keepdims=0))
+            else:
+                graph.node.append(helper.make_node(operator, [rows], [output], axes=[0], keepdims=0))
+            graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [width]))
+
+
+def opset_version(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators that `model` is written in, 0 where it names none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    """Return `model` with another graph; its own is not copied."""
+    result = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            result.graph.CopyFrom(graph)
+        elif isinstance(value, str | int):
+            setattr(result, field.name, value)
+        else:
+            getattr(result, field.name).extend(value)
+    return result

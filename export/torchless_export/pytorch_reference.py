@@ -1,0 +1,150 @@
+"""The original: the checkpoint under PyTorch in float32, with transformers' own tokenizer.
+
+The only importer of torch and transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchless.errors import CheckpointError, one_line
+from torchless_export.checkpoint import Checkpoint
+
+Arrays = dict[str, NDArray[np.int64]]
+TextInput = str | tuple[str, str]
+
+AVAILABLE = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
+
+
+class PyTorchReference:
+    """The checkpoint's model and tokenizer, loaded as transformers loads them.
+
+    Attributes:
+        model: the `PreTrainedModel`, in float32 and evaluation mode.
+        tokenizer: the `PreTrainedTokenizerFast`.
+    """
+
+    name = "pytorch"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Load the model from its safetensors files, never running code that comes with it.
+
+        Raises:
+            CheckpointError: an unknown architecture, weights that lack a tensor or hold one of another shape
+                than the config asks for, a tokenizer that transformers cannot load.
+        """
+        self._checkpoint = checkpoint
+        transformers = importlib.import_module("transformers")
+        with quiet():
+            self.tokenizer = self._load_tokenizer(transformers)
+            self.model = self._load_model(transformers)
+
+    def tokenizer_json(self) -> str:
+        """Return `tokenizer.json` with all that `tokenizer_config.json` asks for resolved into it.
+
+        transformers' classes rewrite the normalizer (`do_lower_case`, `strip_accents`), the
+        pre-tokenizer (`add_prefix_space`), the special tokens' template and the added tokens when they
+        load; the backend then holds the sum. Padding and truncation are no part of it.
+        """
+        document = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        document["padding"] = document["truncation"] = None
+        return json.dumps(document, ensure_ascii=False)
+
+    def encode(self, texts: Sequence[TextInput], max_length: int | None) -> Arrays:
+        """Tokenize texts with transformers, cut to `max_length` tokens and padded: arrays (batch, sequence) int64."""
+        cut = {"truncation": True, "max_length": max_length} if max_length is not None else {}
+        batch: list[Any] = list(texts)
+        with quiet():
+            encoded = self.tokenizer(batch, padding=len(batch) > 1, return_tensors="np", **cut)
+        return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
+
+    def logits(self, inputs: Arrays) -> NDArray[np.float32]:
+        """Run the model on (batch, sequence) int64 inputs; returns logits (batch, labels) float32."""
+        torch = importlib.import_module("torch")
+        with torch.inference_mode():
+            output = self.model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        result: NDArray[np.float32] = output.logits.float().numpy()
+        return result
+
+    def _load_tokenizer(self, transformers: Any) -> Any:
+        path = self._checkpoint.path
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                path, use_fast=True, trust_remote_code=False, local_files_only=True
+            )
+        except BaseException as error:  # a panic of the Rust tokenizer is a BaseException
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise CheckpointError(
+                f"{path}: transformers cannot load its tokenizer: {one_line(str(error), 300)}"
+            ) from error
+        if not tokenizer.is_fast:
+            raise CheckpointError(
+                f"{path}: {type(tokenizer).__name__} is a slow tokenizer; only fast ones (tokenizer.json) run here"
+            )
+        return tokenizer
+
+    def _load_model(self, transformers: Any) -> Any:
+        path = self._checkpoint.path
+        kind = self._checkpoint.architecture
+        if kind not in transformers.CONFIG_MAPPING:
+            raise CheckpointError(
+                f"{path / 'config.json'}: the architecture {kind!r} is unknown to transformers "
+                f"{transformers.__version__}; code that comes with a checkpoint is never run"
+            )
+        try:
+            model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+                path,
+                dtype="float32",
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are listed, and refused by name below
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises whatever its parts do
+            raise CheckpointError(f"{path}: transformers cannot load it: {one_line(str(error), 400)}") from error
+        self._check_loaded(loading)
+        return model.eval()
+
+    def _check_loaded(self, loading: dict[str, Any]) -> None:
+        path, labels = self._checkpoint.path, len(self._checkpoint.labels)
+        for name, found, wanted in loading["mismatched_keys"]:
+            raise CheckpointError(
+                f"{path}: the tensor {name} is {list(found)}, the config ({labels} labels) wants {list(wanted)}; "
+                "correct config.json: its id2label must fit the head"
+            )
+        if missing := sorted(loading["missing_keys"]):
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise CheckpointError(
+                f"{path}: its weights lack {', '.join(missing[:3])}{more}, which {self._checkpoint.task.name} needs; "
+                "export a checkpoint that was fine-tuned for the task"
+            )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' progress, advice and tracer warnings off the terminal; the gate checks what matters."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "optimum", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

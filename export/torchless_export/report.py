@@ -1,0 +1,88 @@
+"""What an export tells: one frozen record, printed as a table or written as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torchless_export.parity import PROVING_TEXTS, Parity
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReport:
+    """One variant.
+
+    Attributes:
+        size: bytes of its files.
+        parity: the gate's verdict.
+        quantization: what was done to make it, for int8.
+    """
+
+    size: int
+    parity: Parity
+    quantization: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """Everything an export measured; `print` shows it.
+
+    Attributes:
+        checkpoint: its name.
+        bundle: where the bundle is; None: it was refused and nothing was written.
+        task, architecture, converter: as in the manifest.
+        variants: by name.
+        seconds: of each step.
+    """
+
+    checkpoint: str
+    bundle: Path | None
+    task: str
+    architecture: str
+    converter: str
+    variants: Mapping[str, VariantReport]
+    seconds: Mapping[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every variant kept its tolerance."""
+        return all(variant.parity.passed for variant in self.variants.values())
+
+    def to_json(self) -> str:
+        """Return the report as indented JSON."""
+        document = asdict(self) | {"bundle": str(self.bundle) if self.bundle else None, "passed": self.passed}
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    def __str__(self) -> str:
+        head = ("variant", "MB", "ids", "max |logit|", "max |prob|", "mean |prob|", "agreement", "at least", "verdict")
+        rows = [head]
+        for name, variant in self.variants.items():
+            parity = variant.parity
+            rows.append(
+                (
+                    name,
+                    f"{variant.size / 1e6:.1f}",
+                    "equal" if parity.ids_equal else "DIFFER",
+                    f"{parity.max_logit:.2g}",
+                    f"{parity.max_probability:.2g}",
+                    f"{parity.mean_probability:.2g}",
+                    f"{parity.agreement:.4f}",
+                    f"{parity.agreement_low95:.4f}",
+                    "passed" if parity.passed else "FAILED",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{row[0]:<{widths[0]}}" + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)) for row in rows]
+        some = next(iter(self.variants.values())).parity
+        lines.append(f"against {some.reference} on {some.texts} texts ({some.source})")
+        lines.append("at least: lower bound of the agreement, 95 % confidence")
+        if not some.proven:
+            lines.append(
+                f"unproven: {some.texts} texts judged, {PROVING_TEXTS} are needed; pass --calibration FILE with more"
+            )
+        for name, variant in self.variants.items():
+            lines += [f"{name}: {failure}" for failure in variant.parity.failures]
+        return "\n".join(lines)

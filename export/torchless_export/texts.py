@@ -1,0 +1,78 @@
+"""The texts on which an export is judged: the user's, or the set that ships with this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from torchless.records import open_records
+from torchless.errors import InputError
+
+TextInput = str | tuple[str, str]
+
+# Enough for a bound on the agreement (1,000 of 1,000 alike: at least 0.997), few enough for a minute of PyTorch.
+_JUDGING = 1000
+_CALIBRATING = 256
+DEFAULT_SOURCE = "the set that ships with torchless"
+
+
+@dataclass(frozen=True, slots=True)
+class TextSet:
+    """Texts and where they come from.
+
+    Attributes:
+        judging: the texts that measure a variant.
+        calibrating: those that its making may look at; none of them judges.
+        source: the file's name, or that it is the default set.
+    """
+
+    judging: tuple[TextInput, ...]
+    calibrating: tuple[TextInput, ...]
+    source: str
+
+
+def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None) -> TextSet:
+    """Read `calibration`, a file as `torchless run` reads them or a sequence of texts; None: the default set.
+
+    Duplicates are dropped, the rest is shuffled by a fixed seed and split.
+
+    Raises:
+        InputError: the file cannot be read, or holds fewer than two different texts.
+    """
+    if calibration is None:
+        texts, source = default_texts(), DEFAULT_SOURCE
+    elif isinstance(calibration, str | os.PathLike):
+        path = os.fspath(calibration)
+        texts, source = _read(path), os.path.basename(path)
+    else:
+        texts, source = list(calibration), "texts given by the caller"
+    distinct = list(dict.fromkeys(texts))
+    if len(distinct) < 2:
+        raise InputError(
+            f"{source}: {len(distinct)} different texts, at least 2 are needed, 500 or more to prove an agreement"
+        )
+    random.Random(0).shuffle(distinct)
+    calibrating = min(_CALIBRATING, max(1, len(distinct) // 5))
+    return TextSet(tuple(distinct[calibrating:][:_JUDGING]), tuple(distinct[:calibrating]), source)
+
+
+def default_texts() -> list[TextInput]:
+    """Return the texts that ship with the package: many languages, scripts, lengths and oddities; pairs as tuples."""
+    data = resources.files("torchless_export").joinpath("texts", "default.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in data.splitlines()]
+    return [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in rows]
+
+
+def over_long(texts: Sequence[TextInput], characters: int) -> str:
+    """Return one text of at least `characters` characters, made of `texts`: something to be cut."""
+    words = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts).strip() or "word"
+    return (words + " ") * (characters // len(words) + 1)
+
+
+def _read(path: str) -> list[TextInput]:
+    with open_records(path) as records:
+        return [r.text if r.text_pair is None else (r.text, r.text_pair) for r in records]

@@ -1,0 +1,64 @@
+"""How texts are put into batches: pure functions on lengths and ids.
+
+A batch costs the product of its rows and its longest row, so texts of like length belong
+together and the measure of a batch is its padded tokens, not its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Padded tokens in one batch. Enough for the matrix products to reach their full rate, few enough
+# that the activations of one layer stay in the processor's cache.
+TOKEN_BUDGET = 1024
+
+
+def plan_batches(
+    lengths: Sequence[int], *, batch_size: int | None = None, token_budget: int = TOKEN_BUDGET, keep_order: bool = False
+) -> list[list[int]]:
+    """Return the batches as lists of positions in `lengths`; every position stands in exactly one.
+
+    Args:
+        lengths: tokens of each text.
+        batch_size: the most texts in a batch; None: as many as the budget holds.
+        token_budget: the most padded tokens in a batch (rows times the longest row). A text longer
+            than the budget has a batch of its own.
+        keep_order: do not sort by length. Then a batch holds exactly `batch_size` texts (1 where
+            that is None), the last one what is left: what a left-padded model needs, whose answers
+            depend on the padding.
+    """
+    if keep_order:
+        step = batch_size or 1
+        return [list(range(start, min(start + step, len(lengths)))) for start in range(0, len(lengths), step)]
+    # Longest first: the first batch is the largest, so memory is taken once.
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for position in order:
+        batch = batches[-1] if batches else []
+        rows = len(batch) + 1
+        fits = batch and rows * lengths[batch[0]] <= token_budget and (batch_size is None or rows <= batch_size)
+        if fits:
+            batch.append(position)
+        else:
+            batches.append([position])
+    return batches
+
+
+def pad(
+    rows: Sequence[Sequence[int]], fill: int, *, side: str = "right", length: int | None = None
+) -> NDArray[np.int64]:
+    """Return `rows` as one array (batch, sequence) int64, the places without a token holding `fill`.
+
+    `sequence` is `length`, or the longest row. `side` says where the padding goes.
+    """
+    width = max(map(len, rows), default=0) if length is None else length
+    array = np.full((len(rows), width), fill, dtype=np.int64)
+    for line, row in zip(array, rows, strict=True):
+        if side == "right":
+            line[: len(row)] = row
+        else:
+            line[width - len(row) :] = row
+    return array

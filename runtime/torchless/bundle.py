@@ -1,0 +1,213 @@
+"""A bundle on disk: nothing in it is used before it was checked against the manifest.
+
+The invariants, in the order in which they are checked:
+
+1. `torchless.json` is a regular file of at most 16 MiB, strict JSON, and fits the schema (`manifest.py`).
+2. Every file named there is a plain name in the bundle's own directory, opened once, without
+   waiting on a pipe or a device.
+3. Its size is the manifest's, by `fstat` and before anything is read.
+4. Its SHA-256 is the manifest's, over what the open descriptor gives.
+5. What was hashed is what is used: small files as the bytes that were read, model files through the
+   descriptor that was hashed, so that a rename in between changes nothing.
+6. `config.json` names the same labels as the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchless import strict_json
+from torchless.errors import BundleError
+from torchless.manifest import MANIFEST_NAME, Manifest
+
+# tokenizer.json of a 250,000-word vocabulary has 17 MiB, config.json a few KiB: these are walls, not sizes.
+_SMALL = 16 << 20
+_LIMITS = {"tokenizer.json": 256 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that may be given to ONNX Runtime.
+
+    Attributes:
+        model: the path to open, or the bytes themselves where the system cannot reopen a descriptor.
+        external: the external data by the name that the graph gives it, each mapped read-only.
+        name: the model's file name, for messages.
+    """
+
+    model: str | bytes
+    external: dict[str, mmap.mmap] = field(default_factory=dict)
+    name: str = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A directory and the manifest that describes it.
+
+    Attributes:
+        path: the directory.
+        manifest: what it holds.
+        verified: whether there is a manifest file with hashes; a directory in the hub's ONNX
+            layout has none, and `hub_layout.py` describes it from its config.
+    """
+
+    path: Path
+    manifest: Manifest
+    verified: bool = True
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the manifest of the bundle in the directory `path`; nothing else is opened yet.
+
+        Raises:
+            BundleError: no directory, no manifest, or one that does not keep the schema.
+            BundleVersionError: made by a newer torchless.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BundleError(f"{folder}: {'not a directory' if folder.exists() else 'no such directory'}; "
+                              "give a bundle made by `torchless export`")  # fmt: skip
+        with _open(folder / MANIFEST_NAME, _SMALL) as descriptor:
+            data = _read_all(descriptor)
+        bundle = cls(folder, Manifest.from_json(data, str(folder / MANIFEST_NAME)))
+        bundle._check_labels()
+        return bundle
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a small file (`config.json`, `tokenizer.json`, ...), checked.
+
+        Raises:
+            BundleError: missing, unreadable, too large, or not the file that the manifest describes.
+        """
+        with _open(self.path / name, _LIMITS.get(name, _SMALL)) as descriptor:
+            if not self.verified:
+                return _read_all(descriptor)
+            self._check_size(name, descriptor)
+            data = _read_all(descriptor)
+        self._check_digest(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def has(self, name: str) -> bool:
+        """Tell whether the manifest lists the file `name`."""
+        return any(entry.path == name for entry in self.manifest.files)
+
+    def config(self) -> dict[str, Any]:
+        """Return `config.json` as a dict.
+
+        Raises:
+            BundleError: as `read`, or it is not a JSON object.
+        """
+        try:
+            config = strict_json.loads(self.read("config.json"))
+        except strict_json.JSONError as error:
+            raise BundleError(f"{self.path / 'config.json'}: {error}; export the bundle again") from None
+        if not isinstance(config, dict):
+            raise BundleError(f"{self.path / 'config.json'}: not a JSON object; export the bundle again")
+        return config
+
+    @contextmanager
+    def model(self, variant: str) -> Iterator[ModelSource]:
+        """Open the files of `variant`, checked, for as long as the `with` lasts.
+
+        ONNX Runtime has read all it needs when the session stands; mapped external data lives on
+        as long as the session refers to it.
+
+        Raises:
+            BundleError: as `read`.
+        """
+        names = self.manifest.variants[variant].files
+        with ExitStack() as stack:
+            descriptors = {name: stack.enter_context(_open(self.path / name, None)) for name in names}
+            if self.verified:
+                for name, descriptor in descriptors.items():
+                    self._check_size(name, descriptor)
+                    self._check_digest(name, _digest(descriptor))
+            first = names[0]
+            if not self.verified:
+                # The graph itself says where its external data lies, and only ONNX Runtime reads graphs.
+                yield ModelSource(str(self.path / first), name=first)
+                return
+            external = {
+                name: mmap.mmap(d, 0, access=mmap.ACCESS_READ) for name, d in descriptors.items() if name != first
+            }
+            yield ModelSource(_reopenable(descriptors[first]), external, first)
+
+    def _check_size(self, name: str, descriptor: int) -> None:
+        size, wanted = os.fstat(descriptor).st_size, self.manifest.entry(name).size
+        if size != wanted:
+            raise BundleError(f"{self.path / name}: {size} bytes, the manifest says {wanted}; {_CHANGED}")
+
+    def _check_digest(self, name: str, found: str) -> None:
+        wanted = self.manifest.entry(name).sha256
+        if found != wanted:
+            raise BundleError(f"{self.path / name}: sha256 {found[:12]}…, the manifest says {wanted[:12]}…; {_CHANGED}")
+
+    def _check_labels(self) -> None:
+        labels = self.config().get("id2label")
+        if not isinstance(labels, dict) or self.manifest.task != "text-classification":
+            return
+        named = {str(index): label for index, label in enumerate(self.manifest.labels)}
+        if labels != named:
+            raise BundleError(
+                f"{self.path}: config.json's id2label ({len(labels)} labels) is not the manifest's list "
+                f"of {len(named)}; export the bundle again"
+            )
+
+
+_CHANGED = "the file was changed or cut short after the export; copy or export the bundle again"
+
+
+@contextmanager
+def _open(path: Path, limit: int | None) -> Iterator[int]:
+    """Open a regular file of at most `limit` bytes; yields its descriptor, closed at the end."""
+    # O_NONBLOCK: opening a named pipe must not wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: missing; copy or export the bundle again") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BundleError(f"{path}: cannot be read: {reason}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path}: not a regular file; copy or export the bundle again")
+        if limit is not None and status.st_size > limit:
+            raise BundleError(f"{path}: {status.st_size} bytes, at most {limit} are read; export the bundle again")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_all(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    chunks = []
+    # The size was checked before: a file that grows meanwhile is not followed.
+    while size > 0 and (chunk := os.read(descriptor, size)):
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+def _digest(descriptor: int) -> str:
+    with open(descriptor, "rb", closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reopenable(descriptor: int) -> str | bytes:
+    """Return a path that opens the very file that was hashed, or its bytes where there is no such path."""
+    path = f"/proc/self/fd/{descriptor}"
+    if sys.platform == "linux" and os.path.exists(path):
+        return path
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return _read_all(descriptor)

@@ -1,0 +1,120 @@
+"""`torchless doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+from torchless import __version__
+from torchless.cli import options
+from torchless.cpu import features, usable_cpus
+from torchless.devices import CPU_PROVIDER, CUDA_PROVIDER, cuda_driver, installed_runtimes
+from torchless.errors import ProviderError
+
+_EXPORT = ("onnx", "safetensors", "optimum-onnx", "transformers", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One line: `ok` is True, False (a fault), or None (a fact)."""
+
+    text: str
+    ok: bool | None = None
+
+    def __str__(self) -> str:
+        return {True: "  ok     ", False: "  FAULT  ", None: "         "}[self.ok] + self.text
+
+
+@click.command()
+@options.debug
+def command() -> None:
+    """Show what is installed here, which providers really run a node, what is wrong and how to mend it.
+
+    Exits with 1 if something that running needs is broken.
+
+    \b
+    Example:
+      torchless doctor
+    """
+    findings = list(_examine())
+    for finding in findings:
+        click.echo(str(finding))
+    if any(finding.ok is False for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _examine() -> Iterator[_Finding]:
+    yield _Finding(
+        f"torchless {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    )
+    has = ", ".join(sorted(features())) or "none that is known: int8 is not chosen unasked"
+    yield _Finding(f"{usable_cpus()} CPUs for this process; features for int8: {has}")
+    for name in ("numpy", "tokenizers"):
+        yield _package(name, needed=True)
+    packages = installed_runtimes()
+    for name, version in sorted(packages.items()):
+        yield _Finding(f"{name} {version}", ok=len(packages) == 1)
+    if len(packages) > 1:
+        yield _Finding(
+            "only one of these may be installed, they overwrite each other's files: "
+            f"pip uninstall -y {' '.join(sorted(packages))}, then pip install 'torchless[cpu]' or 'torchless[gpu]'",
+            ok=False,
+        )
+    yield from _providers()
+    missing = [name for name in _EXPORT if _version(name) is None]
+    for name in _EXPORT:
+        if name not in missing:
+            yield _package(name, needed=False)
+    if missing:
+        yield _Finding(
+            f"not installed: {', '.join(missing)}; `torchless export` needs them: pip install 'torchless[cpu,optimum]'"
+        )
+    else:
+        yield _Finding("`torchless export` has what it needs", ok=True)
+
+
+def _providers() -> Iterator[_Finding]:
+    # Imported here: that it cannot be imported is one of the findings.
+    from torchless.session import available_providers, cuda_problem, probe_provider, runtime_version
+
+    try:
+        providers = available_providers()
+        version = runtime_version()
+    except ProviderError as error:
+        yield _Finding(str(error), ok=False)
+        return
+    yield _Finding(f"ONNX Runtime {version} imports; it was built with {', '.join(providers)}", ok=True)
+    problem = probe_provider(CPU_PROVIDER)
+    yield _Finding(f"{CPU_PROVIDER}: {problem or 'runs a node'}", ok=problem is None)
+    if CUDA_PROVIDER in providers:
+        driver = cuda_driver()
+        if not isinstance(driver, str):
+            yield _Finding(f"NVIDIA driver: {driver[0]} GPU{'s' * (driver[0] != 1)}, CUDA up to {driver[1]}", ok=True)
+        problem = cuda_problem(0)
+        yield _Finding(f"{CUDA_PROVIDER}: {problem or 'runs a node'}", ok=problem is None)
+    else:
+        yield _Finding(
+            "no CUDA provider in this package; for an NVIDIA GPU: "
+            "pip uninstall -y onnxruntime, then pip install 'torchless[gpu]'"
+        )
+
+
+def _package(name: str, *, needed: bool) -> _Finding:
+    version = _version(name)
+    if version is None:
+        return _Finding(
+            f"{name} is not installed: {sys.executable} -m pip install {name}", ok=False if needed else None
+        )
+    return _Finding(f"{name} {version}", ok=True)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

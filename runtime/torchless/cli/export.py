@@ -1,0 +1,156 @@
+"""`torchless export`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from torchless.cli import options
+from torchless.errors import CheckpointError, InputError, ParityError
+from torchless.pipelines.tasks import TASKS
+
+_STEPS = {
+    "read": "reading the checkpoint",
+    "load": "loading the reference",
+    "convert": "converting to ONNX",
+    "quantize": "quantizing to int8",
+    "compare": "comparing with the original",
+    "write": "writing the bundle",
+}
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(["fp32", "int8"]),
+    help="Repeat for several.  [default: both]",
+)
+@click.option(
+    "--task",
+    type=click.Choice([n for t in TASKS for n in (t.name, *t.aliases)]),
+    help="[default: what the config says]",
+)
+@click.option("--converter", type=click.Choice(["auto", "optimum"]), default="auto", show_default=True)
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    help="Texts that judge: .txt, .jsonl, .csv, .tsv.  [default: a set that comes along]",
+)
+@click.option(
+    "--min-agreement", type=click.FloatRange(0, 1), default=0.99, show_default=True,
+    help="The share of answers that int8 must keep.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace an existing bundle; it stays whole if the export fails.")
+@click.option("--revision", metavar="R", help="Branch, tag or commit, for a hub id.")
+@click.option(
+    "--report",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write report.json and report.txt there.",
+)
+@options.debug
+def command(
+    checkpoint: str,
+    bundle: Path,
+    variants: tuple[str, ...],
+    task: str | None,
+    converter: str,
+    calibration: str | None,
+    min_agreement: float,
+    force: bool,
+    revision: str | None,
+    report: Path | None,
+) -> None:
+    """Export CHECKPOINT, a directory or a hub id, into the directory BUNDLE.
+
+    Every variant is compared with the original on real texts: token ids, logits, labels. One that does
+    not keep its tolerance fails the export, and nothing is written.
+
+    \b
+    Examples:
+      torchless export distilbert-base-uncased-finetuned-sst-2-english sst2
+      torchless export ./checkpoint ./bundle --variant int8 --calibration texts.tsv
+      torchless export ./checkpoint ./bundle --min-agreement 0.97 --report ./report --force
+    """
+    export = _exporter()
+    with _Progress() as progress:
+        try:
+            result = export(
+                checkpoint,
+                bundle,
+                variants=variants or ("fp32", "int8"),
+                task=task,
+                converter=converter,
+                calibration=calibration,
+                min_agreement=min_agreement,
+                force=force,
+                revision=revision,
+                progress=progress.update,
+            )
+        except ParityError as error:
+            result = error.report
+            progress.close()
+            click.echo(str(result), err=True)
+            if report is not None:
+                _write_report(report, result)
+            raise
+    click.echo(str(result))
+    if report is not None:
+        _write_report(report, result)
+    click.echo(f'wrote {bundle} in {sum(result.seconds.values()):.1f} s; try: torchless run {bundle} "..."', err=True)
+
+
+def _exporter() -> Any:
+    missing = [name for name in ("onnx", "safetensors") if importlib.util.find_spec(name) is None]
+    if importlib.util.find_spec("torchless_export") is None or missing:
+        lacks = f" ({', '.join(missing)} not installed)" if missing else ""
+        raise CheckpointError(f"exporting needs more than running{lacks}: pip install 'torchless[cpu,optimum]'")
+    return importlib.import_module("torchless_export").export
+
+
+def _write_report(folder: Path, result: Any) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
+        (folder / "report.txt").write_text(f"{result}\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: the report cannot be written: {error.strerror}") from error
+
+
+class _Progress:
+    """One line a step on standard error, with a bar for the steps that can tell how far they are."""
+
+    def __init__(self) -> None:
+        self._step = ""
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def update(self, step: str, done: int, total: int) -> None:
+        if step != self._step:
+            self.close()
+            self._step = step
+            click.echo(f"{_STEPS.get(step, step)} ...", err=True)
+        if total and sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total, leave=False, unit="", file=sys.stderr)
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,127 @@
+"""`torchless inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from torchless.bundle import Bundle
+from torchless.cli import options
+from torchless.cpu import features
+from torchless.errors import one_line
+from torchless.manifest import Manifest, Variant
+from torchless.pipelines.factory import open_bundle
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
+@options.debug
+def command(bundle: str, as_json: bool) -> None:
+    """Show what BUNDLE holds: variants, labels, how far each agrees with the original, where it comes from.
+
+    Every file is checked against the manifest.
+
+    \b
+    Examples:
+      torchless inspect sst2
+      torchless inspect sst2 --json | jq .variants.int8.parity
+    """
+    found = open_bundle(bundle)
+    if as_json:
+        click.echo(found.manifest.to_json(), nl=False)
+        return
+    for line in _describe(found):
+        click.echo(line)
+
+
+def _describe(bundle: Bundle) -> Iterator[str]:
+    manifest = bundle.manifest
+    yield f"{bundle.path}"
+    yield f"  task          {manifest.task}, {manifest.problem_type}"
+    yield f"  architecture  {one_line(manifest.architecture, 60)}"
+    yield f"  labels        {_shorten([one_line(label, 40) for label in manifest.labels])}"
+    yield f"  tokenizer     {_tokenizer(manifest)}"
+    for name, variant in manifest.variants.items():
+        yield f"  {name}"
+        yield from ("    " + line for line in _variant(bundle, variant))
+    yield from _provenance(manifest)
+    if bundle.verified:
+        checked = _verify(bundle)
+        yield f"  files         {checked} checked against their sha256: unchanged"
+    else:
+        yield "  unverified: not made by `torchless export`; nobody compared it with a checkpoint"
+
+
+def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
+    size = sum((bundle.path / path).stat().st_size for path in variant.files if (bundle.path / path).exists())
+    where = {"any": "CPU and CUDA", "cpu": "CPU", "cuda": "CUDA"}[variant.device]
+    isa = f" with {' or '.join(variant.isa)}" if variant.isa else ""
+    here = "" if not variant.isa or features() & set(variant.isa) else " (not this processor)"
+    made_by = f"by {one_line(variant.converter, 40)}, opset {variant.opset}"
+    yield f"{', '.join(variant.files)}, {size / 1e6:.1f} MB, for {where}{isa}{here}; {made_by}"
+    parity = variant.parity
+    if parity is None:
+        return
+    ids = "equal" if parity.get("ids_equal") else "NOT equal"
+    proven = "" if parity.get("proven", True) else ", unproven: too few texts"
+    yield (
+        f"agreement {parity.get('agreement', 0):.4f} with {parity.get('reference')} on {parity.get('texts')} texts "
+        f"({one_line(str(parity.get('source')), 60)}), "
+        f"at least {parity.get('agreement_low95', 0):.4f} with 95 % confidence{proven}"
+    )
+    yield (
+        f"token ids {ids}; largest change of a logit {parity.get('max_logit', 0):.2g}, of a score "
+        f"{parity.get('max_probability', 0):.2g}, on average {parity.get('mean_probability', 0):.2g}"
+    )
+    drift = parity.get("batch_drift") or {}
+    if drift:
+        yield (
+            f"a text's score changes with its company in a batch by {drift.get('max_probability', 0):.2g} at most, "
+            f"{drift.get('mean_probability', 0):.2g} on average"
+        )
+    made = variant.quantization
+    if made:
+        yield (
+            f"{made.get('products')} products in int8; {made.get('widened_columns')} of {made.get('columns')} columns "
+            "with a wider scale, so that no processor saturates"
+        )
+
+
+def _tokenizer(manifest: Manifest) -> str:
+    spec = manifest.tokenizer
+    cut = f"cuts at {spec.max_length} tokens" if spec.max_length else "never cuts"
+    limit = f"position table of {spec.position_limit}" if spec.position_limit else "no position table"
+    pad = f"pads {spec.padding_side} with {spec.pad_id}" if spec.pad_id is not None else "has no pad token"
+    return f"{cut}, {limit}, {pad}"
+
+
+def _provenance(manifest: Manifest) -> Iterator[str]:
+    made = manifest.provenance
+    if not made:
+        return
+    revision = f" at {one_line(str(made['revision']), 40)}" if made.get("revision") else ""
+    when = one_line(str(made.get("created")), 30)
+    yield f"  made from     {one_line(str(made.get('checkpoint')), 80)}{revision}, {when}"
+    yield f"  weights       sha256 {one_line(str(made.get('weights_sha256')), 64)}"
+    versions = made.get("versions")
+    if isinstance(versions, dict):
+        yield "  made with     " + one_line(", ".join(f"{name} {version}" for name, version in versions.items()), 300)
+
+
+def _verify(bundle: Bundle) -> int:
+    """Read every file and check it, model files too; returns how many."""
+    models = {path for variant in bundle.manifest.variants.values() for path in variant.files}
+    small = [entry.path for entry in bundle.manifest.files if entry.path not in models]
+    for name in small:
+        bundle.read(name)
+    for variant in bundle.manifest.variants:
+        with bundle.model(variant):
+            pass
+    return len(small) + len(models)
+
+
+def _shorten(labels: list[str]) -> str:
+    shown = ", ".join(labels[:8])
+    return shown if len(labels) <= 8 else f"{shown}, ... ({len(labels)} in all)"

@@ -1,0 +1,82 @@
+"""What `device=` means, and which ONNX Runtime package is installed: known without importing it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from torchless.errors import InputError, InputTypeError
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+_FORM = re.compile(r"(auto|cpu|cuda)(?::(\d{1,3}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where to run: `kind` is "auto", "cpu" or "cuda"; `index` counts GPUs from 0."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+
+
+def parse_device(device: Any) -> Device:
+    """Read `device`: "auto", "cpu", "cuda", "cuda:1", or transformers' forms -1, 0 and up, None, torch.device.
+
+    None is "auto", -1 the CPU, and a number from 0 that GPU.
+
+    Raises:
+        InputError, InputTypeError: none of these.
+    """
+    if device is None:
+        return Device("auto")
+    if isinstance(device, int) and not isinstance(device, bool):
+        if device < -1:
+            raise InputError(f"device is {device}, wanted -1 for the CPU or a GPU's number from 0")
+        return Device("cpu") if device == -1 else Device("cuda", device)
+    # A torch.device prints as "cuda:0"; importing torch to recognise it is out of the question.
+    if not isinstance(device, str) and type(device).__module__ != "torch":
+        raise InputTypeError(f"device is {device!r}, wanted 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    match = _FORM.fullmatch(str(device).lower())
+    if match is None or (match[2] and match[1] != "cuda"):
+        raise InputError(f"device is {str(device)!r}, wanted 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return Device(match[1], int(match[2] or 0))
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Return the ONNX Runtime distributions found, name to version; more than one is a broken installation."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if re.fullmatch(r"onnxruntime(-(gpu|directml|openvino|rocm|migraphx|qnn|silicon|training))?", name):
+            found[name] = distribution.version
+    return found
+
+
+def cuda_driver() -> tuple[int, str] | str:
+    """Ask the CUDA driver itself: (number of GPUs, "13.0"), or a string that says what is wrong.
+
+    Uses the driver API (`cuInit`, `cuDeviceGetCount`, `cuDriverGetVersion`): no toolkit is needed for it.
+    """
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return f"the NVIDIA driver's {name} cannot be loaded: no NVIDIA driver is installed here"
+    if status := driver.cuInit(0):
+        known = {100: "the driver finds no GPU", 803: "the driver does not fit this GPU or kernel"}
+        return f"the NVIDIA driver does not start: {known.get(status, f'cuInit gives {status}')}"
+    count, version = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if count.value == 0:
+        return "the NVIDIA driver finds no GPU"
+    return count.value, f"{version.value // 1000}.{version.value % 1000 // 10}"

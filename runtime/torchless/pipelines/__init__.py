@@ -1,0 +1,1 @@
+"""The pipelines: one class a task, all over one base, found through the table in `tasks.py`."""

@@ -1,0 +1,149 @@
+"""`torchless.pipeline`: from a name to an open pipeline."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torchless import hub, hub_layout
+from torchless.bundle import Bundle
+from torchless.errors import BundleError, CheckpointError, InputError, InputTypeError, warn_once
+from torchless.manifest import MANIFEST_NAME
+from torchless.pipelines.base import Pipeline
+from torchless.pipelines.inputs import DEFAULT_TOP_K
+from torchless.pipelines.tasks import find_task
+
+# Arguments of transformers' pipeline (4.57.6 and 5.23.0) that say how PyTorch should do it.
+_OF_TRANSFORMERS = frozenset(
+    {
+        "binary_output",
+        "config",
+        "device_map",
+        "dtype",
+        "feature_extractor",
+        "framework",
+        "image_processor",
+        "model_kwargs",
+        "num_workers",
+        "pipeline_class",
+        "processor",
+        "token",
+        "tokenizer",
+        "torch_dtype",
+        "use_auth_token",
+        "use_fast",
+    }
+)
+
+
+def pipeline(
+    task: str | None = None,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: Any = "auto",
+    variant: str | None = None,
+    batch_size: int | None = None,
+    top_k: int | None = DEFAULT_TOP_K,
+    function_to_apply: str | None = None,
+    threads: int | None = None,
+    profile: str = "latency",
+    revision: str | None = None,
+    trust: bool = False,
+    **arguments: Any,
+) -> Pipeline:
+    """Open a bundle and return the pipeline of its task.
+
+    Args:
+        task: "text-classification" or "sentiment-analysis"; None: the bundle's own.
+        model: a bundle, a directory in the hub's ONNX layout, or a hub id whose files include ONNX ones.
+        device: "auto", "cpu", "cuda", "cuda:1", or transformers' -1, 0, 1, ...
+        variant: "fp32", "int8", ...; None: the fastest that suits the device.
+        batch_size: the most texts in a batch; None: packed by length.
+        top_k: labels for each text; None: all.
+        function_to_apply: "softmax", "sigmoid" or "none"; None: what the model's problem type wants.
+        threads: of a CPU session; None: the CPUs that this process may use.
+        profile: "latency" or "throughput".
+        revision: branch, tag or commit, for a hub id.
+        trust: accept custom regular expressions in the tokenizer of a directory that is not a bundle.
+        arguments: `truncation`, `max_length`, ... for every call; arguments of transformers' pipeline
+            that have no meaning here are ignored with a warning.
+
+    Raises:
+        InputError: no model given, an unknown task or argument, or a task that is not the bundle's.
+        CheckpointError: the model was never exported; the line is the command that does it.
+        BundleError, ProviderError: see `Pipeline`.
+    """
+    if arguments.pop("trust_remote_code", False):
+        raise InputError("trust_remote_code=True is refused: no code from a model's files is ever run here")
+    for name in sorted(arguments.keys() & _OF_TRANSFORMERS):
+        del arguments[name]
+        warn_once(f"the argument {name!r} has no meaning here and is ignored")
+    wanted = find_task(task) if task is not None else None
+    if model is None:
+        raise InputError("no model given; pass model= a bundle made by `torchless export`")
+    if not isinstance(model, str | os.PathLike):
+        raise InputTypeError(f"model is {type(model).__name__}, wanted the path of a bundle or a hub id")
+    bundle = open_bundle(model, revision=revision, variant=variant, trust=trust)
+    found = find_task(bundle.manifest.task)
+    if wanted is not None and wanted is not found:
+        raise InputError(
+            f"{bundle.path}: a bundle for {found.name}, not for {wanted.name}; leave the task out or export it"
+        )
+    return found.load()(
+        bundle,
+        device=device,
+        variant=variant,
+        batch_size=batch_size,
+        threads=threads,
+        profile=profile,
+        top_k=top_k,
+        function_to_apply=function_to_apply,
+        tokenizer_arguments=arguments,
+    )
+
+
+def open_bundle(
+    model: str | os.PathLike[str], *, revision: str | None = None, variant: str | None = None, trust: bool = False
+) -> Bundle:
+    """Find what `model` names: a bundle, a directory in the hub's ONNX layout, or a hub id.
+
+    Raises:
+        CheckpointError: a checkpoint that was never exported; the line is the command that does it.
+        BundleError: nothing of that name, or it is broken.
+    """
+    name = os.fspath(model)
+    folder = Path(name)
+    if folder.is_dir():
+        return _open_directory(folder, name, trust=trust)
+    if folder.exists() or not hub.is_repository(name):
+        raise BundleError(f"{name}: {'not a directory' if folder.exists() else 'no such directory'}; "
+                          "give a bundle made by `torchless export`")  # fmt: skip
+
+    def choose(files: list[str]) -> list[str]:
+        if MANIFEST_NAME in files:
+            return [file for file in files if "/" not in file]
+        if not hub_layout.find_variants(files):
+            raise CheckpointError(_never_exported(name, revision))
+        return hub_layout.wanted_files(files, variant)
+
+    return _open_directory(hub.fetch(name, revision, choose, BundleError), name, trust=trust)
+
+
+def _open_directory(folder: Path, name: str, *, trust: bool) -> Bundle:
+    if (folder / MANIFEST_NAME).exists():
+        return Bundle.open(folder)
+    files = list(hub_layout.files_below(folder))
+    if hub_layout.find_variants(files):
+        return hub_layout.open_unverified(folder, trust=trust)
+    if any(file.endswith((".safetensors", ".safetensors.index.json", "pytorch_model.bin")) for file in files):
+        raise CheckpointError(_never_exported(name, None))
+    raise BundleError(f"{name}: holds no {MANIFEST_NAME} and no ONNX model; give a bundle made by `torchless export`")
+
+
+def _never_exported(name: str, revision: str | None) -> str:
+    target = (name.rstrip("/").split("/")[-1] or "model") + "-onnx"
+    flag = f" --revision {shlex.quote(revision)}" if revision else ""
+    command = f"torchless export {shlex.quote(name)} {shlex.quote(target)}{flag}"
+    return f"{name}: a checkpoint that was never exported; run: {command}"

@@ -1,0 +1,191 @@
+"""Text classification: a label and a score for each text, or for each pair of texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchless.bundle import Bundle
+from torchless.errors import BundleError, InputTypeError
+from torchless.explanation import Explanation
+from torchless.pipelines.base import Pipeline, check_batch_size
+from torchless.pipelines.inputs import DEFAULT_TOP_K, TokenizerArguments, read_text
+from torchless.postprocess import check_finite, check_top_k, choose_function, rank
+from torchless.tokenization import TextInput
+
+Answer = dict[str, Any] | list[dict[str, Any]]
+
+
+class TextClassificationPipeline(Pipeline):
+    """What `transformers.pipeline("text-classification")` gives, from a bundle."""
+
+    task: ClassVar[str] = "text-classification"
+
+    def __init__(
+        self, bundle: Bundle, *, top_k: int | None = DEFAULT_TOP_K, function_to_apply: str | None = None, **options: Any
+    ) -> None:
+        """Open `bundle`; `top_k` and `function_to_apply` are the defaults of every call, the rest is `Pipeline`'s.
+
+        Raises:
+            UnknownFunctionError: `function_to_apply` is none of softmax, sigmoid, none.
+            BundleError: the graph gives another number of scores than there are labels.
+        """
+        self._top_k = top_k
+        self._function = function_to_apply
+        check_top_k(top_k)
+        choose_function(function_to_apply, bundle.manifest.problem_type, len(bundle.manifest.labels))
+        super().__init__(bundle, **options)
+        width = self._session.output_width if self._session else None
+        if width is not None and width != len(self.labels):
+            raise BundleError(
+                f"{bundle.path}: the graph gives {width} scores, the manifest names {len(self.labels)} labels"
+            )
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        top_k: int | None = DEFAULT_TOP_K,
+        function_to_apply: str | None = None,
+        batch_size: int | None = None,
+        **tokenizer_arguments: Any,
+    ) -> Any:
+        """Classify; the shape of the answer follows that of the input, as in transformers.
+
+        A string gives `[{"label", "score"}]`; `{"text", "text_pair"}` a bare dict; a list of either a
+        list of dicts; an iterator an iterator, which reads at most one batch ahead. With `top_k` (a count,
+        or None for all) each answer is a list of dicts instead, best first.
+
+        Args:
+            inputs: a string, a dict, a list of them, or an iterator over them.
+            top_k: labels for each text.
+            function_to_apply: "softmax", "sigmoid" or "none"; None: what the model's problem type wants.
+            batch_size: the most texts in a batch; None: packed by length.
+            tokenizer_arguments: `truncation`, `max_length`, `padding`, ... as transformers' tokenizers take them.
+
+        Raises:
+            InputError, InputTypeError, UnknownFunctionError: an input or an argument cannot be processed.
+            InferenceError: ONNX Runtime failed, or a logit is not finite.
+        """
+        single = top_k is DEFAULT_TOP_K and self._top_k is DEFAULT_TOP_K
+        chosen = self._top_k if top_k is DEFAULT_TOP_K else top_k
+        finish = _Finish(self, chosen, function_to_apply or self._function, bare=single)
+        arguments = self._arguments(tokenizer_arguments)
+        size = check_batch_size(batch_size) or self._batch_size
+        if isinstance(inputs, str):
+            [answer] = self._classify([inputs], arguments, size, finish)
+            # transformers wraps the answer to one string unless this very call names top_k.
+            return [answer] if top_k is DEFAULT_TOP_K else answer
+        if isinstance(inputs, dict):
+            [answer] = self._classify([read_text(inputs)], arguments, size, finish)
+            return answer
+        if isinstance(inputs, list | tuple) or (isinstance(inputs, Sequence) and not isinstance(inputs, bytes)):
+            return self._classify([read_text(item, i) for i, item in enumerate(inputs)], arguments, size, finish)
+        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | bytearray | Mapping):
+            return self._stream(inputs, arguments, size, finish)
+        raise InputTypeError(
+            f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
+        )
+
+    def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Run the graph on what `preprocess` gives; returns logits (batch, labels) float32.
+
+        Raises:
+            InferenceError: ONNX Runtime failed, or a logit is not finite.
+        """
+        logits = super().forward(inputs)
+        check_finite(logits)
+        return logits
+
+    def postprocess(
+        self, logits: NDArray[np.float32], *, top_k: int | None = 1, function_to_apply: str | None = None
+    ) -> list[Any]:
+        """Turn logits (batch, labels) into answers, one a row.
+
+        Each is a dict `{"label", "score"}` where `top_k` is 1, else a list of the best `top_k`, best first
+        (None: all labels).
+
+        Raises:
+            UnknownFunctionError: `function_to_apply` is none of softmax, sigmoid, none.
+            InferenceError: a logit is not finite.
+        """
+        finish = _Finish(self, top_k, function_to_apply or self._function, bare=top_k == 1)
+        return finish(np.asarray(logits, np.float32))
+
+    def explain(self, text: TextInput, **tokenizer_arguments: Any) -> Explanation:
+        """Run the three steps on one text, or one (text, text_pair), and return all that passes between them.
+
+        Raises:
+            InputError, InputTypeError, InferenceError: as calling the pipeline does.
+        """
+        arguments = self._arguments(tokenizer_arguments)
+        start = time.perf_counter()
+        [encoding] = self._encode([text], arguments, offsets=True)
+        inputs = self._collate([encoding], arguments)
+        tokenized = time.perf_counter()
+        logits = self.forward(inputs)
+        ran = time.perf_counter()
+        function = choose_function(self._function, self.problem_type, len(self.labels))
+        scores = function(logits)
+        end = time.perf_counter()
+        tokens = list(encoding.tokens)
+        tokens += [""] * (inputs["input_ids"].shape[1] - len(tokens))
+        return Explanation(
+            text=text,
+            tokens=tuple(tokens),
+            input_ids=inputs["input_ids"][0],
+            attention_mask=inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))[0],
+            logits=logits[0],
+            scores=scores[0],
+            labels=self.labels,
+            function=function.__name__,
+            milliseconds={
+                "preprocess": (tokenized - start) * 1e3,
+                "forward": (ran - tokenized) * 1e3,
+                "postprocess": (end - ran) * 1e3,
+            },
+        )
+
+    def _classify(
+        self,
+        texts: Sequence[TextInput],
+        arguments: TokenizerArguments,
+        size: int | None,
+        finish: _Finish,
+        first: int = 0,
+    ) -> list[Answer]:
+        answers: list[Any] = [None] * len(texts)
+        for positions, logits in self._outputs(texts, arguments, size, first):
+            for position, answer in zip(positions, finish(logits), strict=True):
+                answers[position] = answer
+        return answers
+
+    def _stream(
+        self, inputs: Iterable[Any], arguments: TokenizerArguments, size: int | None, finish: _Finish
+    ) -> Iterator[Answer]:
+        count = 0
+        for batch in self._batches_of(inputs, size):
+            texts = [read_text(item, count + i) for i, item in enumerate(batch)]
+            yield from self._classify(texts, arguments, size, finish, count)
+            count += len(batch)
+
+
+class _Finish:
+    """The postprocessing of one call, chosen before its first text is run."""
+
+    def __init__(
+        self, pipeline: TextClassificationPipeline, top_k: int | None, function: str | None, *, bare: bool
+    ) -> None:
+        self._labels = pipeline.labels
+        self._function = choose_function(function, pipeline.problem_type, len(pipeline.labels))
+        self._top_k = check_top_k(top_k)
+        self._bare = bare
+
+    def __call__(self, logits: NDArray[np.float32]) -> list[Any]:
+        check_finite(logits)
+        rows = rank(self._function(logits), self._labels, self._top_k)
+        return [row[0] for row in rows] if self._bare else rows

@@ -1,0 +1,233 @@
+"""The seam to ONNX Runtime: provider choice, threads, options and the input/output contract.
+
+Nothing else in torchless imports `onnxruntime`, and nothing here knows of text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchless.bundle import ModelSource
+from torchless.cpu import usable_cpus
+from torchless.devices import CPU_PROVIDER, CUDA_PROVIDER, Device, cuda_driver, installed_runtimes
+from torchless.errors import BundleError, InferenceError, InputError, ProviderError, one_line, warn_once
+from torchless.manifest import GRAPH_INPUTS, OutputSpec
+
+logger = logging.getLogger("torchless")
+
+PROFILES = ("latency", "throughput")
+
+# y = x + x on one float, opset 13: the smallest graph that shows whether a provider runs a node.
+# tests/runtime/test_session.py builds it again with onnx.
+_PROBE = (
+    b'\x08\x08\x12\x00:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01g'
+    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+class Session:
+    """One open graph. `run` may be called from many threads at once.
+
+    Attributes:
+        provider: the execution provider that runs the graph, asked of the session itself.
+        inputs: the names of the arrays that the graph takes.
+        threads: the size of the pool that a CPU session computes with.
+        output_width: the last axis of the output where the graph fixes it, else None.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        *,
+        device: Device,
+        inputs: Mapping[str, str],
+        output: OutputSpec,
+        threads: int | None = None,
+        profile: str = "latency",
+        disabled_optimizers: tuple[str, ...] = (),
+    ) -> None:
+        """Open `source` on `device` ("cpu" or "cuda", already chosen) and check it against its description.
+
+        `inputs` is what the manifest says of the graph's inputs, name to type; empty for a graph that
+        nobody described, which may take any of those there are.
+
+        Raises:
+            ProviderError: the device does not work here.
+            BundleError: ONNX Runtime cannot load the graph, or its inputs or output are not those described.
+            InputError: `threads` or `profile` is none that exists.
+        """
+        ort = _onnxruntime()
+        self.threads = _check_threads(threads)
+        options = _options(ort, self.threads, profile)
+        if source.external:
+            names, maps = list(source.external), list(source.external.values())
+            options.add_external_initializers_from_files_in_memory(names, maps, [len(data) for data in maps])
+        providers: list[Any] = [CPU_PROVIDER]
+        if device.kind == "cuda":
+            if cause := cuda_problem(device.index):
+                raise ProviderError(cause)
+            providers = [(CUDA_PROVIDER, {"device_id": str(device.index)}), CPU_PROVIDER]
+        try:
+            self._session = ort.InferenceSession(
+                source.model, options, providers, disabled_optimizers=set(disabled_optimizers), enable_fallback=0
+            )
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            raise BundleError(f"{source.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        # The Python wrapper would keep the serialized model alive beside the loaded one.
+        self._session._model_bytes = None
+        self.provider: str = self._session.get_providers()[0]
+        if device.kind == "cuda" and self.provider != CUDA_PROVIDER:
+            raise ProviderError(f"{device}: ONNX Runtime opened the model on {self.provider}; see `torchless doctor`")
+        self.output_width = _check_contract(self._session, source.name, inputs, output)
+        self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self._outputs = [output.name]
+        self._run = self._session.run
+
+    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Run the graph: each input (batch, sequence) int64; returns the output float32.
+
+        Raises:
+            InferenceError: ONNX Runtime failed; the message carries its first line.
+        """
+        try:
+            result: NDArray[np.float32] = self._run(self._outputs, inputs)[0]
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{name} {getattr(array, 'shape', type(array))}" for name, array in inputs.items())
+            raise InferenceError(f"ONNX Runtime failed on {shapes}: {_first_line(error)}") from error
+        return result
+
+
+def choose_device(device: Device) -> Device:
+    """Turn "auto" into "cuda" where CUDA really works here, else "cpu"; others are returned as they are.
+
+    Warns once where a CUDA package is installed but does not work.
+    """
+    if device.kind != "auto":
+        return device
+    if CUDA_PROVIDER not in _onnxruntime().get_available_providers():
+        logger.info("device auto: the installed ONNX Runtime has no CUDA provider; running on the CPU")
+        return Device("cpu")
+    if cause := cuda_problem(0):
+        warn_once(f"running on the CPU: {cause}")
+        return Device("cpu")
+    return Device("cuda")
+
+
+def cuda_problem(index: int) -> str | None:
+    """Say in one line why GPU `index` cannot be used and how to mend it; None: it runs a node."""
+    ort = _onnxruntime()
+    packages = installed_runtimes()
+    if len(packages) > 1:
+        names = " and ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+        return (
+            f"{names} are both installed and overwrite each other's files: "
+            f"`pip uninstall -y {' '.join(sorted(packages))}`, then `pip install torchless[gpu]`"
+        )
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        return (
+            "the installed onnxruntime is the CPU package: `pip uninstall -y onnxruntime`, "
+            "then `pip install torchless[gpu]`"
+        )
+    driver = cuda_driver()
+    if isinstance(driver, str):
+        return driver
+    if index >= driver[0]:
+        return f"cuda:{index}: the driver finds {driver[0]} GPU{'s' * (driver[0] != 1)}, numbered from 0"
+    return probe_provider(CUDA_PROVIDER, {"device_id": str(index)})
+
+
+def probe_provider(provider: str, options: Mapping[str, str] | None = None) -> str | None:
+    """Run one node on `provider`, with no other to fall back to; returns None, or why it does not run."""
+    ort = _onnxruntime()
+    if provider == CUDA_PROVIDER and hasattr(ort, "preload_dlls"):
+        # Finds the CUDA and cuDNN libraries that pip installed; what it cannot find, the session's error names.
+        with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
+            ort.preload_dlls()
+    session_options = _options(ort, 1, "throughput")
+    if provider != CPU_PROVIDER:
+        session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(_PROBE, session_options, [(provider, dict(options or {}))], enable_fallback=0)
+        if session.get_providers()[0] != provider:
+            return f"{provider} cannot be loaded: its libraries are missing or of another CUDA version"
+        answer = session.run(None, {"x": np.ones(1, np.float32)})[0]
+    except Exception as error:  # whatever a provider raises is the answer to the question asked
+        return f"{provider} does not run: {_first_line(error)}"
+    return None if answer[0] == 2 else f"{provider} computes 1 + 1 = {answer[0]}"
+
+
+def available_providers() -> list[str]:
+    """Return the execution providers compiled into the installed ONNX Runtime, whether or not they run here."""
+    return list(_onnxruntime().get_available_providers())
+
+
+def runtime_version() -> str:
+    """Return ONNX Runtime's version."""
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> Any:
+    try:
+        module = importlib.import_module("onnxruntime")
+        module.InferenceSession  # noqa: B018  # two wheels on top of each other leave an empty package behind
+    except (ImportError, AttributeError) as error:
+        raise ProviderError(
+            f"ONNX Runtime cannot be imported ({one_line(str(error), 200)}): `pip install torchless[cpu]`, or `[gpu]`; "
+            "`torchless doctor` shows what is installed"
+        ) from error
+    return module
+
+
+def _options(ort: Any, threads: int, profile: str) -> Any:
+    if profile not in PROFILES:
+        raise InputError(f"profile is {profile!r}, wanted one of {', '.join(PROFILES)}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them as well
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return options
+
+
+def _check_threads(threads: int | None) -> int:
+    if threads is None:
+        return usable_cpus()
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads!r}, wanted a whole number from 1 to 1024, or None for all usable CPUs")
+    return threads
+
+
+def _check_contract(session: Any, name: str, inputs: Mapping[str, str], output: OutputSpec) -> int | None:
+    """Check names, types and axes of the open graph; returns the width of the output's last axis where fixed."""
+    found = {i.name: i for i in session.get_inputs()}
+    if set(found) != set(inputs) if inputs else not {"input_ids"} <= set(found) <= set(GRAPH_INPUTS):
+        raise BundleError(
+            f"{name}: its inputs are {sorted(found)}, wanted {sorted(inputs or GRAPH_INPUTS)}; export it again"
+        )
+    for key, node in found.items():
+        if node.type != "tensor(int64)" or len(node.shape) != 2 or any(isinstance(axis, int) for axis in node.shape):
+            raise BundleError(f"{name}: its input {key} is {node.type} {node.shape}, wanted int64 of two free axes")
+    outputs = {o.name: o for o in session.get_outputs()}
+    if output.name not in outputs:
+        raise BundleError(f"{name}: its outputs are {sorted(outputs)}, the bundle says {output.name}; export it again")
+    node = outputs[output.name]
+    rank = len(output.axes)
+    if node.type != "tensor(float)" or (node.shape and len(node.shape) != rank):
+        raise BundleError(
+            f"{name}: its output {output.name} is {node.type} {node.shape}, wanted float32 of {rank} axes"
+        )
+    if any(isinstance(axis, int) for axis in node.shape[:-1]):
+        raise BundleError(f"{name}: its output {output.name} has the fixed shape {node.shape}; export with free axes")
+    return node.shape[-1] if node.shape and isinstance(node.shape[-1], int) else None
+
+
+def _first_line(error: BaseException) -> str:
+    return one_line(str(error).strip().split("\n", 1)[0] or type(error).__name__, 400)
