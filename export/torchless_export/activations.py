@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-from torchless.errors import CheckpointError, ProviderError, one_line
 
-__all__ = ["feature_ranges", "opset_version", "with_graph"]
+from torchless.errors import CheckpointError, ProviderError, one_line
+from torchless_export.onnx_graph import opset_version, with_graph
+
+__all__ = ["feature_ranges"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -27,7 +29,9 @@ _LEND_FROM = 4096
 def feature_ranges(
     model: onnx.ModelProto, widths: Mapping[str, int], batches: Iterable[Mapping[str, npt.NDArray[np.int64]]]
 ) -> Iterator[dict[str, tuple[Float32, Float32]]]:
-    """Yield, batch by batch, tensor name -> (lows (k,), highs (k,)) float32: the range of each feature of its last axis.
+    """Yield, batch by batch, tensor name -> (lows (k,), highs (k,)) float32: the range of each feature.
+
+    Features lie along the tensor's last axis.
 
     Args:
         model: fp32, its weights inside.
@@ -94,21 +98,3 @@ def _add_reductions(graph: onnx.GraphProto, widths: Mapping[str, int], *, axes_a
             else:
                 graph.node.append(helper.make_node(operator, [rows], [output], axes=[0], keepdims=0))
             graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [width]))
-
-
-def opset_version(model: onnx.ModelProto) -> int:
-    """Return the version of the standard operators that `model` is written in, 0 where it names none."""
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-
-def with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
-    """Return `model` with another graph; its own is not copied."""
-    result = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
-            result.graph.CopyFrom(graph)
-        elif isinstance(value, str | int):
-            setattr(result, field.name, value)
-        else:
-            getattr(result, field.name).extend(value)
-    return result

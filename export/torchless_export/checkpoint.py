@@ -91,10 +91,10 @@ def open_checkpoint(
     name = os.fspath(source)
     folder = Path(name)
     commit = None
-    if folder.is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir, False also for a name that is too long
         label = folder.resolve().name
-    elif folder.exists() or not hub.is_repository(name):
-        raise CheckpointError(f"{name}: {'not a directory' if folder.exists() else 'no such directory'}; "
+    elif os.path.exists(name) or not hub.is_repository(name):
+        raise CheckpointError(f"{name}: {'not a directory' if os.path.exists(name) else 'no such directory'}; "
                               "give the directory that save_pretrained wrote, or a hub id")  # fmt: skip
     else:
         folder, label = hub.fetch(name, revision, _choose_files(name), CheckpointError), name
@@ -103,7 +103,7 @@ def open_checkpoint(
         raise CheckpointError(f"{name}: a bundle that was exported already; give the checkpoint it was made from")
     config = _read_config(folder)
     found = _infer_task(folder, config, wanted)
-    labels = read_labels(dict(config), str(folder / "config.json"), CheckpointError)
+    labels = _read_labels(folder, config)
     _check_tokenizer(folder)
     weights = _find_weights(folder, name)
     tensors: dict[str, tuple[int, ...]] = {}
@@ -156,7 +156,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _infer_task(folder: Path, config: Mapping[str, Any], wanted: Task | None) -> Task:
-    architectures = [str(name) for name in config.get("architectures") or ()]
+    given = config.get("architectures")
+    architectures = [str(name) for name in given] if isinstance(given, list) else []
     if wanted is not None:
         return wanted
     if not architectures or any(name.endswith("ForSequenceClassification") for name in architectures):
@@ -165,6 +166,15 @@ def _infer_task(folder: Path, config: Mapping[str, Any], wanted: Task | None) ->
     raise CheckpointError(
         f"{folder / 'config.json'}: {', '.join(architectures)} fits none of the tasks {known}; name one with --task"
     )
+
+
+def _read_labels(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    path = folder / "config.json"
+    labels = read_labels(dict(config), str(path), CheckpointError)
+    table = config.get("id2label")
+    if table is not None and table.keys() != {str(i) for i in range(len(labels))}:
+        raise CheckpointError(f"{path}: id2label has the ids {sorted(table)[:8]}, wanted plain numbers from 0")
+    return labels
 
 
 def _check_tokenizer(folder: Path) -> None:

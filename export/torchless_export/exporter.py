@@ -26,7 +26,7 @@ from torchless.manifest import GRAPH_INPUTS, MANIFEST_NAME, FileEntry, Manifest,
 from torchless.pipelines.text_classification import TextClassificationPipeline
 from torchless_export import optimum_converter, parity
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
-from torchless_export.pytorch_reference import PyTorchReference
+from torchless_export.pytorch_reference import PyTorchReference, system_errors
 from torchless_export.quantize import quantize_dynamic_int8
 from torchless_export.report import ExportReport, VariantReport
 from torchless_export.texts import TextInput, TextSet, default_texts, load_texts, over_long
@@ -84,7 +84,7 @@ def export(
         InputError: an argument is none that exists.
     """
     chosen = _check_variants(variants)
-    check_min_agreement(min_agreement)
+    min_agreement = check_min_agreement(min_agreement)
     if converter not in CONVERTERS:
         raise InputError(f"converter is {converter!r}, wanted one of {', '.join(CONVERTERS)}")
     if tune is not None:
@@ -273,7 +273,8 @@ def _open(bundle: Bundle, variant: str) -> Iterator[TextClassificationPipeline]:
 def _save_tokenizer(source: Checkpoint, reference: PyTorchReference, folder: Path, scratch: Path) -> None:
     """Write the resolved `tokenizer.json`, and beside it what Hugging Face tools look for."""
     (folder / "tokenizer.json").write_text(reference.tokenizer_json(), encoding="utf-8", newline="\n")
-    reference.tokenizer.save_pretrained(scratch / "tokenizer")
+    with system_errors():
+        reference.tokenizer.save_pretrained(scratch / "tokenizer")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (scratch / "tokenizer" / name).is_file():
             shutil.copyfile(scratch / "tokenizer" / name, folder / name)
@@ -321,7 +322,7 @@ def _check_variants(variants: Sequence[str]) -> list[str]:
 def _now() -> str:
     """Return the time in UTC, or that of SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(epoch) if epoch.isdigit() else int(time.time())
+    seconds = int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 12 else int(time.time())
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

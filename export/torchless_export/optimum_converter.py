@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torchless.errors import CheckpointError, one_line
 from torchless_export.checkpoint import Checkpoint
-from torchless_export.pytorch_reference import PyTorchReference, quiet
+from torchless_export.pytorch_reference import PyTorchReference, quiet, system_errors
 
 NAME = "optimum"
 AVAILABLE = importlib.util.find_spec("optimum") is not None and importlib.util.find_spec("torch") is not None
@@ -52,7 +52,7 @@ def convert(reference: PyTorchReference, checkpoint: Checkpoint, folder: Path) -
     """
     export = importlib.import_module("optimum.exporters.onnx").onnx_export_from_model
     try:
-        with quiet():
+        with quiet(), system_errors():
             export(
                 reference.model,
                 folder,
@@ -64,5 +64,6 @@ def convert(reference: PyTorchReference, checkpoint: Checkpoint, folder: Path) -
     except OSError:
         raise
     except Exception as error:  # torch.onnx and optimum raise whatever their parts do
-        raise CheckpointError(f"{checkpoint.path}: optimum cannot export it: {one_line(str(error), 400)}") from error
+        reason = one_line(str(error) or type(error).__name__, 400)
+        raise CheckpointError(f"{checkpoint.path}: optimum cannot export it: {reason}") from error
     return folder / "model.onnx"

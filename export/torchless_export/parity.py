@@ -227,11 +227,11 @@ def _verdict(
     finite = bool(np.isfinite(found).all() and np.isfinite(found_alone).all())
     slack = 2 * FP32_LOGITS if precision == "fp32" else 0.0
     agree = answers_agree(original, found, problem_type, slack)
-    changed = np.abs(function(found) - function(original)).max(axis=-1)
-    drift = np.abs(function(found_alone) - function(found[alone])).max(axis=-1)
-    max_logit = (
-        float(max(np.abs(found - original).max(), np.abs(found_alone - original[alone]).max())) if finite else math.inf
-    )
+    with np.errstate(invalid="ignore"):  # differences of infinities are told of below
+        changed = np.abs(function(found) - function(original)).max(axis=-1)
+        drift = np.abs(function(found_alone) - function(found[alone])).max(axis=-1)
+        differences = np.abs(found - original).max(), np.abs(found_alone - original[alone]).max()
+    max_logit = float(max(differences)) if finite else math.inf
     agreement = float(agree.mean())
     failures = []
     if wrong_ids:

@@ -11,6 +11,8 @@ import importlib.util
 import io
 import json
 import logging
+import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +51,7 @@ class PyTorchReference:
         transformers = importlib.import_module("transformers")
         with quiet():
             self.tokenizer = self._load_tokenizer(transformers)
+            self._check_vocabulary()
             self.model = self._load_model(transformers)
 
     def tokenizer_json(self) -> str:
@@ -87,14 +90,22 @@ class PyTorchReference:
         except BaseException as error:  # a panic of the Rust tokenizer is a BaseException
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise CheckpointError(
-                f"{path}: transformers cannot load its tokenizer: {one_line(str(error), 300)}"
-            ) from error
+            reason = one_line(str(error) or type(error).__name__, 300)
+            raise CheckpointError(f"{path}: transformers cannot load its tokenizer: {reason}") from error
         if not tokenizer.is_fast:
             raise CheckpointError(
                 f"{path}: {type(tokenizer).__name__} is a slow tokenizer; only fast ones (tokenizer.json) run here"
             )
         return tokenizer
+
+    def _check_vocabulary(self) -> None:
+        size = self._checkpoint.config.get("vocab_size")
+        token, largest = max(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        if isinstance(size, int) and largest >= size:
+            raise CheckpointError(
+                f"{self._checkpoint.path}: its tokenizer gives the id {largest} ({token!r}), config.json's vocab_size "
+                f"is {size}; use the tokenizer that the model was trained with, or resize the model's embeddings to it"
+            )
 
     def _load_model(self, transformers: Any) -> Any:
         path = self._checkpoint.path
@@ -115,16 +126,22 @@ class PyTorchReference:
                 output_loading_info=True,
             )
         except Exception as error:  # transformers raises whatever its parts do
-            raise CheckpointError(f"{path}: transformers cannot load it: {one_line(str(error), 400)}") from error
-        self._check_loaded(loading)
+            reason = one_line(str(error) or type(error).__name__, 400)
+            raise CheckpointError(f"{path}: transformers cannot load it: {reason}") from error
+        self._check_loaded(model, loading)
         return model.eval()
 
-    def _check_loaded(self, loading: dict[str, Any]) -> None:
+    def _check_loaded(self, model: Any, loading: dict[str, Any]) -> None:
         path, labels = self._checkpoint.path, len(self._checkpoint.labels)
-        for name, found, wanted in loading["mismatched_keys"]:
+        # Names, or in some versions (name, shape found, shape wanted).
+        mismatched = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
+        if mismatched:
+            name = mismatched[0]
+            found, wanted = list(self._checkpoint.tensors.get(name, ())), list(model.state_dict()[name].shape)
+            head = wanted[:1] == [labels] != found[:1]
             raise CheckpointError(
-                f"{path}: the tensor {name} is {list(found)}, the config ({labels} labels) wants {list(wanted)}; "
-                "correct config.json: its id2label must fit the head"
+                f"{path}: the tensor {name} is {found}, the config ({labels} labels) wants {wanted}; "
+                + ("correct config.json: its id2label must fit the head" if head else "config.json is another model's")
             )
         if missing := sorted(loading["missing_keys"]):
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -132,6 +149,18 @@ class PyTorchReference:
                 f"{path}: its weights lack {', '.join(missing[:3])}{more}, which {self._checkpoint.task.name} needs; "
                 "export a checkpoint that was fine-tuned for the task"
             )
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise as `OSError` what libraries written in Rust raise as a bare exception: "... (os error 28)"."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 @contextmanager

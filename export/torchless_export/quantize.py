@@ -4,27 +4,29 @@ Each MatMul or Gemm by constant weights becomes
 
     DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul (by the activation's scale times the column's scale)
 
-which ONNX Runtime fuses at load to `DynamicQuantizeMatMul`, or to `MatMulIntegerToFloat` where several products read one
-activation (query, key, value): then it is quantized once. Activations are uint8, one range per tensor and run; weights
-are int8, symmetric, one scale per output column, wide enough that no processor saturates (`saturation`). Products
-of two activations stay fp32. Large embedding tables become int8 with one scale per row. Inputs, outputs, opset and
-the names of all tensors that remain are those of the fp32 model.
+which ONNX Runtime fuses at load to `DynamicQuantizeMatMul`, or to `MatMulIntegerToFloat` where several products read
+one activation (query, key, value): then it is quantized once. Activations are uint8, one range per tensor and run;
+weights are int8, symmetric, one scale per output column, wide enough that no processor saturates (`saturation`).
+Products of two activations stay fp32. Large embedding tables become int8 with one scale per row: on MiniLM (SST-2) a
+bundle of 24 instead of 59 MB, and no difference in agreement or time. Inputs, outputs, opset and the names of all
+tensors that remain are those of the fp32 model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-from torchless.errors import CheckpointError, InputError
 
+from torchless.errors import CheckpointError, InputError
 from torchless_export import saturation
-from torchless_export.activations import feature_ranges, opset_version, with_graph
+from torchless_export.activations import feature_ranges
+from torchless_export.onnx_graph import Names, opset_version, pruned, with_graph
 
 __all__ = ["ISA", "Product", "Quantized", "QuantizedProduct", "Treatment", "find_products", "quantize_dynamic_int8"]
 
@@ -131,22 +133,26 @@ def quantize_dynamic_int8(
 
     Raises:
         CheckpointError: weights or activations are not finite, or nothing can be quantized.
-        InputError: `treatments` names no product, or an unknown treatment.
+        InputError: `treatments` names what is no product, or a treatment is unknown.
         ProviderError: onnxruntime, which runs the calibration, is not installed.
     """
     opset = opset_version(model)
     if opset < _MIN_OPSET:
-        raise CheckpointError(f"fp32 model: opset {opset}, dynamic quantization needs {_MIN_OPSET} or newer; export it anew")
+        raise CheckpointError(
+            f"fp32 model: opset {opset}, dynamic quantization needs {_MIN_OPSET} or newer; export it anew"
+        )
+    if embeddings not in get_args(Treatment):
+        raise InputError(f"embeddings: {embeddings!r}, wanted 'int8' or 'fp32'")
     graph = _Graph(model.graph)
     chosen = _choose(graph, treatments or {})
     products = list(chosen.values())
     tables = graph.tables() if embeddings == "int8" else {}
     if not chosen and not tables:
         raise CheckpointError("fp32 model: no product by constant weights and no embedding table to quantize")
-    matrices = {p.weights: saturation.quantize_weights(graph.matrix(p.weights)) for p in products}
-    risky = _count_saturating_columns(graph, products, _calibrated_peaks(model, products, calibration, progress))
+    peaks = _calibrated_peaks(model, products, calibration, progress)
+    matrices, saturating = _quantize_weights(graph, products, peaks)
     done = tuple(
-        QuantizedProduct(p.name, p.k, p.n, risky.get(p.name), int(m.widened.sum()), m.worst_pair_sum)
+        QuantizedProduct(p.name, p.k, p.n, saturating.get(p.name), int(m.widened.sum()), m.worst_pair_sum)
         for p, m in ((p, matrices[p.weights]) for p in products)
     )
     return Quantized(
@@ -157,7 +163,7 @@ def quantize_dynamic_int8(
         saturation={
             "products": len(done),
             "columns": sum(product.n for product in done),
-            "saturating_columns": sum(risky.values()) if calibration else None,
+            "saturating_columns": sum(saturating.values()) if calibration else None,
             "widened_columns": sum(product.widened_columns for product in done),
             "worst_pair_sum": max((product.worst_pair_sum for product in done), default=0),
             "limit": saturation.PAIR_LIMIT,
@@ -222,7 +228,9 @@ class _Graph:
         values: Float32 = numpy_helper.to_array(self._constants[name])
         if not np.isfinite(values).all():
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise CheckpointError(f"weights {name!r}: value {values[at]} at {at}, wanted finite numbers; check the checkpoint")
+            raise CheckpointError(
+                f"weights {name!r}: value {values[at]} at {at}, wanted finite numbers; check the checkpoint"
+            )
         return values
 
     def matrix(self, weights: Weights) -> Float32:
@@ -241,7 +249,9 @@ class _Graph:
         if constant is None or len(constant.dims) != 2 or constant.data_type != onnx.TensorProto.FLOAT:
             return None
         if constant.data_location == onnx.TensorProto.EXTERNAL:
-            raise CheckpointError(f"weights {name!r}: stored in an external file, wanted inside; load it with the model")
+            raise CheckpointError(
+                f"weights {name!r}: stored in an external file, wanted inside; load it with the model"
+            )
         return Weights(name, transposed, alpha)
 
 
@@ -252,22 +262,30 @@ def _choose(graph: _Graph, treatments: Mapping[str, Treatment]) -> dict[int, Pro
     if unknown:
         raise InputError(f"treatments: no product is named {min(unknown)!r}; find_products lists them")
     for name, treatment in treatments.items():
-        if treatment not in ("int8", "fp32"):
+        if treatment not in get_args(Treatment):
             raise InputError(f"treatments: {treatment!r} for {name!r}, wanted 'int8' or 'fp32'")
     return {i: product for i, product in products.items() if treatments.get(product.name, "int8") == "int8"}
 
 
-def _count_saturating_columns(
-    graph: _Graph, products: Iterable[Product], peaks: Mapping[str, saturation.UInt8]
-) -> dict[str, int]:
-    """Return product name -> the columns in which pairs could saturate on the calibration texts, were none widened."""
-    counts = {}
-    for product in products:
-        if product.activation in peaks:
-            values, _ = saturation.narrow_weights(graph.matrix(product.weights))
-            bounds = saturation.pair_bounds(values, peaks[product.activation])
-            counts[product.name] = int((bounds > saturation.PAIR_LIMIT).sum())
-    return counts
+def _quantize_weights(
+    graph: _Graph, products: Sequence[Product], peaks: Mapping[str, saturation.UInt8]
+) -> tuple[dict[Weights, saturation.WeightMatrix], dict[str, int]]:
+    """Return the quantized weights, each once however many products share them, and the saturating columns by product.
+
+    A column counts where its pairs could saturate under `peaks`, had it the finest scale.
+    """
+    matrices: dict[Weights, saturation.WeightMatrix] = {}
+    saturating: dict[str, int] = {}
+    for weights in dict.fromkeys(product.weights for product in products):
+        matrix = graph.matrix(weights)
+        matrices[weights] = saturation.quantize_weights(matrix)
+        bounded = [p for p in products if p.weights == weights and p.activation in peaks]
+        if bounded:
+            values, _ = saturation.narrow_weights(matrix)
+            for product in bounded:
+                bounds = saturation.pair_bounds(values, peaks[product.activation])
+                saturating[product.name] = int((bounds > saturation.PAIR_LIMIT).sum())
+    return matrices, saturating
 
 
 def _rewrite(
@@ -277,7 +295,7 @@ def _rewrite(
     tables: Mapping[int, str],
 ) -> onnx.GraphProto:
     """Return the graph with the `chosen` products and the `tables` in int8, and nothing left that no node reads."""
-    names = _Names(graph.proto)
+    names = Names(graph.proto)
     made: dict[str, onnx.TensorProto] = {}  # new initializers, by what they hold
     nodes: list[onnx.NodeProto] = []
     quantized: dict[str, tuple[str, str, str]] = {}  # activation -> its values, scale, zero point
@@ -300,7 +318,8 @@ def _rewrite(
             add("DynamicQuantizeLinear", [base], quantized[base], f"{base}_DynamicQuantizeLinear")
         uint8, scale, zero_point = quantized[product.activation]
         zero = constant("zero", "int8_zero_point", lambda: np.array(0, dtype=np.int8))
-        name, sums, floats, both = product.name, *(names.fresh(f"{product.name}_{x}") for x in ("int32", "float", "scale"))
+        name = product.name
+        sums, floats, both = (names.fresh(f"{name}_{x}") for x in ("int32", "float", "scale"))
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
         result = names.fresh(f"{name}_product") if bias else node.output[0]
         add("MatMulInteger", [uint8, values, zero_point, zero], [sums], f"{name}_MatMulInteger")
@@ -339,7 +358,7 @@ def _rewrite(
             add_table(node, tables[index])
         else:
             nodes.append(node)
-    return _pruned(graph.proto, nodes, list(made.values()))
+    return pruned(graph.proto, nodes, list(made.values()))
 
 
 def _quantize_rows(table: Float32) -> tuple[saturation.Int8, Float32]:
@@ -352,11 +371,13 @@ def _quantize_rows(table: Float32) -> tuple[saturation.Int8, Float32]:
 
 def _calibrated_peaks(
     model: onnx.ModelProto,
-    products: Iterable[Product],
+    products: Sequence[Product],
     calibration: Sequence[Mapping[str, npt.NDArray[np.int64]]],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, saturation.UInt8]:
     """Return activation name -> (k,) uint8, the largest quantized value of each feature on the calibration texts."""
+    if not calibration or not products:
+        return {}
     widths = {product.activation: product.k for product in products}
     peaks = {name: np.zeros(k, dtype=np.uint8) for name, k in widths.items()}
     for done, ranges in enumerate(feature_ranges(model, widths, calibration), start=1):
@@ -366,53 +387,3 @@ def _calibrated_peaks(
         if progress is not None:
             progress(done, len(calibration))
     return peaks
-
-
-def _pruned(
-    graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto]
-) -> onnx.GraphProto:
-    """Return `graph` with these nodes and these constants beside its own, less all that no output needs."""
-    needed = {value.name for value in graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(list(nodes)):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(_reads(node))
-    result = onnx.GraphProto(name=graph.name, doc_string=graph.doc_string)
-    result.input.extend(graph.input)
-    result.output.extend(graph.output)
-    result.node.extend(reversed(kept))
-    for tensor in (*graph.initializer, *constants):
-        if tensor.name in needed:
-            result.initializer.append(tensor)
-    made = {name for node in kept for name in node.output}
-    result.value_info.extend(value for value in graph.value_info if value.name in made)
-    return result
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return the tensors that a node reads, those of its subgraphs included."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= _reads(inner)
-            names.update(value.name for value in graph.output)
-    return names
-
-
-class _Names:
-    """The names in use, of tensors and of nodes, and new ones that are not."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._used = {v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)}
-        for node in graph.node:
-            self._used |= {node.name, *node.output, *_reads(node)}
-
-    def fresh(self, base: str) -> str:
-        """Return `base`, with a number behind it where it is taken, and take it."""
-        name, number = base, 1
-        while name in self._used:
-            name, number = f"{base}_{number}", number + 1
-        self._used.add(name)
-        return name

@@ -75,7 +75,8 @@ class ExportReport:
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{row[0]:<{widths[0]}}" + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)) for row in rows]
+        padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+        lines = ["  ".join([row[0].ljust(widths[0]), *cells[1:]]) for row, cells in zip(rows, padded, strict=True)]
         some = next(iter(self.variants.values())).parity
         lines.append(f"against {some.reference} on {some.texts} texts ({some.source})")
         lines.append("at least: lower bound of the agreement, 95 % confidence")

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from torchless.records import open_records
 from torchless.errors import InputError
+from torchless.pipelines.inputs import read_text
+from torchless.records import open_records
 
 TextInput = str | tuple[str, str]
 
@@ -41,7 +42,8 @@ def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None)
     Duplicates are dropped, the rest is shuffled by a fixed seed and split.
 
     Raises:
-        InputError: the file cannot be read, or holds fewer than two different texts.
+        InputError: the file cannot be read, or there are fewer than two different texts.
+        InputTypeError: an item is no text.
     """
     if calibration is None:
         texts, source = default_texts(), DEFAULT_SOURCE
@@ -49,7 +51,8 @@ def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None)
         path = os.fspath(calibration)
         texts, source = _read(path), os.path.basename(path)
     else:
-        texts, source = list(calibration), "texts given by the caller"
+        texts = [item if _is_pair(item) else read_text(item, index) for index, item in enumerate(calibration)]
+        source = "texts given by the caller"
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < 2:
         raise InputError(
@@ -71,6 +74,10 @@ def over_long(texts: Sequence[TextInput], characters: int) -> str:
     """Return one text of at least `characters` characters, made of `texts`: something to be cut."""
     words = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts).strip() or "word"
     return (words + " ") * (characters // len(words) + 1)
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 
 def _read(path: str) -> list[TextInput]:

@@ -3,7 +3,8 @@
 The files are written into a directory beside the target, synced, and put in its place by one rename;
 where a bundle is replaced on Linux, by one exchange (`renameat2`, RENAME_EXCHANGE), so that at every
 moment the target is the old bundle or the new one. What a killed export left behind is removed by the
-next one to the same target: a lock, which dies with its process, tells it from one still at work.
+next one to the same target: a lock on the directory, which dies with its process, tells it from one
+still at work.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from torchless.errors import BundleError
 from torchless.manifest import MANIFEST_NAME
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
-_LOCK = ".lock"
 
 
 class DirectoryWriter:
@@ -43,19 +45,23 @@ class DirectoryWriter:
         """
         self.target = Path(os.path.abspath(target))
         self.force = force
-        self.folder = self.target.parent / f".{self.target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
-        self._lock: IO[bytes] | None = None
+        self.folder = self._new_name()
+        self._old = self.target.parent / f".{self.target.name}.torchless-old"
+        self._lock = contextlib.ExitStack()
+        self._made: list[Path] = []
         self._check_target()
 
     def __enter__(self) -> Self:
         try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_parents()
             self._remove_litter()
-            self.folder.mkdir()
-            self._lock = _lock(self.folder / _LOCK)
-        except OSError as error:
+            self._check_target()  # an old bundle may have been put back
+            self._make_folder()
+        except BaseException as error:
             self._remove()
-            raise self.refusal(error) from error
+            if isinstance(error, OSError):
+                raise self.refusal(error) from error
+            raise
         return self
 
     def __exit__(
@@ -70,7 +76,6 @@ class DirectoryWriter:
             BundleError: the target came to exist meanwhile, or cannot be written.
         """
         try:
-            (self.folder / _LOCK).unlink(missing_ok=True)
             for path in self.folder.iterdir():
                 _sync(path)
             _sync(self.folder)
@@ -113,63 +118,93 @@ class DirectoryWriter:
         elif _renameat2(self.folder, self.target, _RENAME_EXCHANGE):
             shutil.rmtree(self.folder, ignore_errors=True)  # it holds the old bundle now
         else:
-            # Two renames: between them the target is missing, and `_remove_litter` of the next export mends it.
-            old = self.target.parent / f".{self.target.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(self.target, old)
-            os.rename(self.folder, self.target)
-            shutil.rmtree(old, ignore_errors=True)
+            self._replace_by_two_renames()
+
+    def _replace_by_two_renames(self) -> None:
+        """Between the two the target is missing; if the process dies there, the next export puts the old one back."""
+        shutil.rmtree(self._old, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(BlockingIOError):
+                stack.enter_context(_locked(self.target))
+            try:
+                os.rename(self.target, self._old)
+                os.rename(self.folder, self.target)
+            except BaseException:
+                if not os.path.lexists(self.target):
+                    os.rename(self._old, self.target)
+                raise
+        shutil.rmtree(self._old, ignore_errors=True)
+
+    def _new_name(self) -> Path:
+        return self.target.parent / f".{self.target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+
+    def _make_parents(self) -> None:
+        missing = [p for p in (self.target.parent, *self.target.parent.parents) if not os.path.lexists(p)]
+        for parent in reversed(missing):
+            parent.mkdir(exist_ok=True)
+            self._made.insert(0, parent)
+
+    def _make_folder(self) -> None:
+        while True:
+            self.folder.mkdir()
+            with contextlib.suppress(BlockingIOError):
+                self._lock.enter_context(_locked(self.folder))
+                if self.folder.is_dir():
+                    return
+            # Another export, starting, saw it before it was locked, took it for abandoned, and removes it.
+            self._lock.close()
+            self.folder = self._new_name()
 
     def _remove_litter(self) -> None:
-        old = self.target.parent / f".{self.target.name}.old"
-        if old.is_dir():
-            if os.path.lexists(self.target):
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(old, self.target)
-        prefix = f".{self.target.name}."
+        if self._old.is_dir():
+            with contextlib.suppress(BlockingIOError), _locked(self._old):
+                if os.path.lexists(self.target):
+                    shutil.rmtree(self._old, ignore_errors=True)
+                else:
+                    os.rename(self._old, self.target)
+        partial = re.compile(re.escape(f".{self.target.name}.") + r"\d+-[0-9a-f]{8}\.partial")
         for entry in self.target.parent.iterdir():
-            name = entry.name
-            if not (name.startswith(prefix) and name.endswith(".partial")) or entry.is_symlink() or not entry.is_dir():
-                continue
-            if _is_abandoned(entry / _LOCK):
-                shutil.rmtree(entry, ignore_errors=True)
+            if partial.fullmatch(entry.name):
+                # Without locks nothing tells a dead export from one at work, and the directory stays.
+                with contextlib.suppress(BlockingIOError), _locked(entry) as locked:
+                    if locked:
+                        shutil.rmtree(entry, ignore_errors=True)
 
     def _remove(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+        for parent in self._made:
+            with contextlib.suppress(OSError):  # not empty: the bundle stands there, or somebody else's files
+                parent.rmdir()
 
 
-def _lock(path: Path) -> IO[bytes]:
-    file = path.open("wb")
-    with contextlib.suppress(ImportError):
-        import fcntl
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a directory, which ends with the process at the latest; yields whether it could be locked.
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
+    Windows has no such lock, and some network file systems lock no directories.
 
-
-def _is_abandoned(lock: Path) -> bool:
-    """Tell whether the process that held `lock` is gone. A directory without its lock file is left alone
-    for as long as it could be an export between two steps, an hour.
+    Raises:
+        BlockingIOError: another export holds it.
     """
     try:
         import fcntl
-    except ImportError:
-        return False
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except FileNotFoundError:
-        with contextlib.suppress(OSError):
-            import time
 
-            return time.time() - lock.parent.stat().st_mtime > 3600
-        return False
-    except OSError:
-        return False
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except BlockingIOError:
+            raise
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
 
 
 def _renameat2(source: Path, target: Path, flag: int) -> bool:

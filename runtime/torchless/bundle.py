@@ -3,8 +3,9 @@
 The invariants, in the order in which they are checked:
 
 1. `torchless.json` is a regular file of at most 16 MiB, strict JSON, and fits the schema (`manifest.py`).
-2. Every file named there is a plain name in the bundle's own directory, opened once, without
-   waiting on a pipe or a device.
+2. Only files named there are opened: plain names in the bundle's own directory, each opened once,
+   without waiting on a pipe or a device. A link is followed, as the hub's cache needs: what counts
+   is the next two points.
 3. Its size is the manifest's, by `fstat` and before anything is read.
 4. Its SHA-256 is the manifest's, over what the open descriptor gives.
 5. What was hashed is what is used: small files as the bytes that were read, model files through the
@@ -27,7 +28,7 @@ from typing import Any
 
 from torchless import strict_json
 from torchless.errors import BundleError
-from torchless.manifest import MANIFEST_NAME, Manifest
+from torchless.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 # tokenizer.json of a 250,000-word vocabulary has 17 MiB, config.json a few KiB: these are walls, not sizes.
 _SMALL = 16 << 20
@@ -88,12 +89,13 @@ class Bundle:
         Raises:
             BundleError: missing, unreadable, too large, or not the file that the manifest describes.
         """
+        entry = self.manifest.entry(name) if self.verified else None
         with _open(self.path / name, _LIMITS.get(name, _SMALL)) as descriptor:
-            if not self.verified:
+            if entry is None:
                 return _read_all(descriptor)
-            self._check_size(name, descriptor)
+            self._check_size(entry, descriptor)
             data = _read_all(descriptor)
-        self._check_digest(name, hashlib.sha256(data).hexdigest())
+        self._check_digest(entry, hashlib.sha256(data).hexdigest())
         return data
 
     def has(self, name: str) -> bool:
@@ -129,27 +131,31 @@ class Bundle:
             descriptors = {name: stack.enter_context(_open(self.path / name, None)) for name in names}
             if self.verified:
                 for name, descriptor in descriptors.items():
-                    self._check_size(name, descriptor)
-                    self._check_digest(name, _digest(descriptor))
+                    entry = self.manifest.entry(name)
+                    self._check_size(entry, descriptor)
+                    self._check_digest(entry, _digest(descriptor))
             first = names[0]
             if not self.verified:
                 # The graph itself says where its external data lies, and only ONNX Runtime reads graphs.
                 yield ModelSource(str(self.path / first), name=first)
                 return
             external = {
-                name: mmap.mmap(d, 0, access=mmap.ACCESS_READ) for name, d in descriptors.items() if name != first
+                name: mmap.mmap(d, 0, access=mmap.ACCESS_READ)
+                for name, d in descriptors.items()
+                if name != first and os.fstat(d).st_size  # an empty file cannot be mapped, and no tensor lies in one
             }
             yield ModelSource(_reopenable(descriptors[first]), external, first)
 
-    def _check_size(self, name: str, descriptor: int) -> None:
-        size, wanted = os.fstat(descriptor).st_size, self.manifest.entry(name).size
-        if size != wanted:
-            raise BundleError(f"{self.path / name}: {size} bytes, the manifest says {wanted}; {_CHANGED}")
+    def _check_size(self, entry: FileEntry, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if size != entry.size:
+            raise BundleError(f"{self.path / entry.path}: {size} bytes, the manifest says {entry.size}; {_CHANGED}")
 
-    def _check_digest(self, name: str, found: str) -> None:
-        wanted = self.manifest.entry(name).sha256
-        if found != wanted:
-            raise BundleError(f"{self.path / name}: sha256 {found[:12]}…, the manifest says {wanted[:12]}…; {_CHANGED}")
+    def _check_digest(self, entry: FileEntry, found: str) -> None:
+        if found != entry.sha256:
+            raise BundleError(
+                f"{self.path / entry.path}: sha256 {found[:12]}…, the manifest says {entry.sha256[:12]}…; {_CHANGED}"
+            )
 
     def _check_labels(self) -> None:
         labels = self.config().get("id2label")

@@ -50,7 +50,10 @@ def _macos_flags() -> frozenset[str]:
     import subprocess
 
     command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.leaf7_features"]
-    words = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.lower().split()
+    try:
+        words = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.lower().split()
+    except subprocess.TimeoutExpired:
+        return frozenset()
     names = {"avx2": "avx2", "avx512vnni": "avx512_vnni"}
     return frozenset(names[word] for word in words if word in names)
 
@@ -95,14 +98,19 @@ def _cgroup_quota(root: Path, membership: Path) -> int | None:
 
 def _v2_limit(folder: Path) -> float | None:
     match _text(folder / "cpu.max").split():
-        case [quota, period] if quota != "max":
-            return int(quota) / int(period)
+        case [quota, period]:
+            return _ratio(quota, period)
     return None
 
 
 def _v1_limit(folder: Path) -> float | None:
     quota, period = _text(folder / "cpu.cfs_quota_us").strip(), _text(folder / "cpu.cfs_period_us").strip()
-    return int(quota) / int(period) if quota and period and int(quota) > 0 else None
+    return _ratio(quota, period)
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    # "max", -1 and nothing at all each say that there is no limit.
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(quota) and int(period) else None
 
 
 def _text(path: Path) -> str:

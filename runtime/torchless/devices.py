@@ -61,6 +61,15 @@ def installed_runtimes() -> dict[str, str]:
     return found
 
 
+def gpu_package_installed() -> bool:
+    """Tell whether onnxruntime-gpu is installed, whole or overwritten; cheaper than reading every distribution."""
+    try:
+        importlib.metadata.version("onnxruntime-gpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def cuda_driver() -> tuple[int, str] | str:
     """Ask the CUDA driver itself: (number of GPUs, "13.0"), or a string that says what is wrong.
 

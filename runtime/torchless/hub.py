@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from torchless.errors import TorchlessError, one_line
+
+logger = logging.getLogger("torchless")
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
@@ -40,17 +44,48 @@ def fetch(
         except Exception as failure:
             if not _is_offline(failure):
                 raise
-            cached = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
+            cached = _cached(hub, repository, revision)
+            if cached is None:
+                raise
             choose([str(path.relative_to(cached)).replace("\\", "/") for path in cached.rglob("*") if path.is_file()])
             return cached
         names = [sibling.rfilename for sibling in info.siblings or []]
         wanted = [re.sub(r"([*?\[\]])", r"[\1]", name) for name in choose(names)]
         # The commit, not the branch: nothing may change between the list and the files.
-        return Path(hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted))
+        snapshot = Path(hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted))
+        _remember(snapshot, revision or "main")
+        return snapshot
     except TorchlessError:
         raise
     except Exception as failure:  # the hub client's errors and those of its HTTP library have no common base
         raise error(f"{at}: {_reason(failure)}") from failure
+
+
+def _cached(hub: Any, repository: str, revision: str | None) -> Path | None:
+    """Return the snapshot in the local cache, or None.
+
+    `snapshot_download(local_files_only=True)` would not do: huggingface_hub 2 takes a snapshot that lacks
+    any file of the repository for an interrupted download, and only some files were wanted.
+    """
+    config = hub.try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _remember(snapshot: Path, revision: str) -> None:
+    """Note which commit `revision` is, where the hub client looks it up without a network (`refs/` in its cache).
+
+    The client itself notes it only where it was asked for by that name, and it was asked for the commit.
+    """
+    if revision == snapshot.name or ".." in revision:
+        return
+    ref = snapshot.parent.parent / "refs" / revision
+    draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(snapshot.name, encoding="ascii")
+        draft.replace(ref)
+    except OSError:  # a cache that only others may write: found again with a network
+        logger.debug("%s: cannot be written", ref, exc_info=True)
 
 
 def _is_offline(failure: Exception) -> bool:

@@ -70,8 +70,9 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
         BundleError: a file is missing or broken; a link leads out of the directory; or the tokenizer
             holds a custom regular expression and `trust` is not set.
     """
-    variants = find_variants(files_below(folder))
-    for name in (*_JSON, *variants.values()):
+    files = list(files_below(folder))
+    variants = find_variants(files)
+    for name in wanted_files(files, None):
         _check_inside(folder, name)
     config = _read_object(folder, "config.json", required=True)
     tokenizer_config = _read_object(folder, "tokenizer_config.json")
@@ -149,11 +150,10 @@ def read_tokenizer_spec(
     """Return what the tokenizer's files say of length and padding."""
     pad = tokenizer_config.get("pad_token")
     name = pad.get("content") if isinstance(pad, dict) else pad
-    added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", []) if {"content", "id"} <= t.keys()}
-    vocabulary = tokenizer.get("model", {}).get("vocab", {})
-    pad_id = added.get(name, vocabulary.get(name) if isinstance(vocabulary, dict) else None) if name else None
-    if pad_id is None and name and isinstance(config.get("pad_token_id"), int):
-        pad_id = config["pad_token_id"]
+    pad_id = None
+    if isinstance(name, str) and name:
+        found = (*_ids_of(name, tokenizer), config.get("pad_token_id"))
+        pad_id = next((i for i in found if _is_id(i)), None)
     side = tokenizer_config.get("padding_side", "right")
     type_id = tokenizer_config.get("pad_token_type_id", 0)
     return TokenizerSpec(
@@ -161,13 +161,29 @@ def read_tokenizer_spec(
         position_limit=limit,
         padding_side=side if side in ("left", "right") else "right",
         pad_id=pad_id,
-        pad_type_id=type_id if isinstance(type_id, int) else 0,
+        pad_type_id=type_id if _is_id(type_id) else 0,
         inputs=("input_ids", "attention_mask", "token_type_ids"),
     )
 
 
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 31
+
+
+def _ids_of(token: str, tokenizer: dict[str, Any]) -> Iterator[Any]:
+    """Yield what tokenizer.json says is the id of `token`: as an added token, then in the vocabulary."""
+    added, model = tokenizer.get("added_tokens"), tokenizer.get("model")
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict) and entry.get("content") == token:
+            yield entry.get("id")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        yield vocabulary.get(token)
+
+
 def _task(config: dict[str, Any]) -> Task:
-    architectures = config.get("architectures") or []
+    architectures = config.get("architectures")
+    architectures = architectures if isinstance(architectures, list) else []
     if any(str(name).endswith("ForSequenceClassification") for name in architectures) or "id2label" in config:
         return find_task("text-classification")
     raise BundleError(

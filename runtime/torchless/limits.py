@@ -10,8 +10,11 @@ _COUNT_FROM_PAD = frozenset(
     {
         "camembert",
         "data2vec-text",
+        "esm",
         "ibert",
+        "lilt",
         "longformer",
+        "luke",
         "mpnet",
         "roberta",
         "roberta-prelayernorm",
@@ -29,7 +32,7 @@ _TABLE_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 def position_limit(config: Mapping[str, Any]) -> int | None:
     """Return how many tokens the model's position table holds, by its `config.json`; None: it has none."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind in _WITHOUT_TABLE:
         return None
     if kind in ("deberta", "deberta-v2") and config.get("position_biased_input") is False:
@@ -38,7 +41,7 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     if not sizes or sizes[0] < 1:
         return None
     if kind in _COUNT_FROM_PAD:
-        pad = _PAD_CONSTANT.get(str(kind), config.get("pad_token_id"))
+        pad = _PAD_CONSTANT.get(kind, config.get("pad_token_id"))
         return max(1, sizes[0] - 1 - (pad if isinstance(pad, int) else 1))
     return sizes[0]
 
@@ -49,5 +52,5 @@ def max_length(tokenizer_config: Mapping[str, Any], limit: int | None) -> int | 
     transformers writes a huge number (int(1e30)) where a tokenizer knows no maximum.
     """
     given = tokenizer_config.get("model_max_length")
-    known = int(given) if isinstance(given, int | float) and 0 < given < 1 << 31 else None
+    known = int(given) if isinstance(given, int | float) and 1 <= given < 1 << 31 else None
     return min((length for length in (known, limit) if length is not None), default=None)

@@ -24,6 +24,7 @@ PRECISIONS = ("fp32", "int8", "fp16")
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_SIZE = 1 << 40
 
@@ -155,7 +156,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_manifest(reader: _Reader) -> Manifest:
-    version = reader.string("format", pattern=re.compile(r"\d{1,4}\.\d{1,4}"))
+    version = reader.string("format", pattern=_VERSION)
     if int(version.split(".")[0]) > int(FORMAT.split(".")[0]):
         raise BundleVersionError(
             f"{reader.where}: format {version}, this torchless reads up to {FORMAT.split('.')[0]}.x; upgrade torchless"
@@ -163,10 +164,11 @@ def _read_manifest(reader: _Reader) -> Manifest:
     if int(version.split(".")[0]) < 1:
         raise reader.fail("format", version, "1.0 or later")
     files = tuple(_read_file(item) for item in reader.objects("files"))
-    names = [entry.path for entry in files]
-    for name in names:
-        if names.count(name) > 1 or name == MANIFEST_NAME:
-            raise reader.fail("files", name, "each file once, the manifest itself not among them")
+    names: set[str] = set()
+    for entry in files:
+        if entry.path in names or entry.path == MANIFEST_NAME:
+            raise reader.fail("files", entry.path, "each file once, the manifest itself not among them")
+        names.add(entry.path)
     labels = reader.strings("labels")
     if len(set(labels)) != len(labels):
         raise reader.fail("labels", labels, "no label twice")
@@ -219,6 +221,7 @@ def _read_tokenizer(reader: _Reader) -> TokenizerSpec:
 def _read_variant(reader: _Reader) -> Variant:
     output = reader.object("output")
     session = reader.object("session") if reader.has("session") else None
+    disabled = session.strings("disabled_optimizers") if session and session.has("disabled_optimizers") else ()
     files = reader.strings("files")
     if not files:
         raise reader.fail("files", files, "at least the ONNX file")
@@ -241,7 +244,7 @@ def _read_variant(reader: _Reader) -> Variant:
             dtype=output.string("dtype", choices=("float32",)),
             axes=output.strings("axes"),
         ),
-        session={"disabled_optimizers": list(session.strings("disabled_optimizers"))} if session else {},
+        session={"disabled_optimizers": list(disabled)} if disabled else {},
         parity=reader.object("parity").value if reader.has("parity") else None,
         quantization=reader.object("quantization").value if reader.has("quantization") else None,
     )

@@ -154,9 +154,8 @@ def format_of(path: str) -> str:
     """
     extension = ".txt" if path == "-" else os.path.splitext(path.lower().removesuffix(".gz"))[1]
     if extension[1:] not in _READERS:
-        wanted = ", ".join(f".{known}" for known in _READERS)
-        do = "rename it, or give a text a line on standard input (`-`)"
-        raise InputError(f"{path}: extension {extension!r}; wanted one of {wanted}, each also with .gz; {do}")
+        wanted = "wanted .txt, .jsonl, .csv or .tsv, each also with .gz, or `-` for standard input"
+        raise InputError(f"{path}: extension {extension!r}; {wanted}")
     return extension[1:]
 
 
@@ -345,8 +344,7 @@ def _read_table(lines: _Lines, selection: _Selection, rows: Iterator[tuple[int, 
     has_header = default is not None or any(_number(spec) is None for spec in selection.asked)
     if selection.column is None and default is None and has_header:
         raise lines.error(_no_default(names), line)
-    column = (default or "1") if selection.column is None else selection.column
-    text = _position(lines, line, names, column)
+    text = _position(lines, line, names, (default or "1") if selection.column is None else selection.column)
     pair = None if selection.pair_column is None else _position(lines, line, names, selection.pair_column)
     extra = {spec: _position(lines, line, names, spec) for spec in selection.columns}
     needed = 1 + max(text, pair or 0, *extra.values())
@@ -354,8 +352,7 @@ def _read_table(lines: _Lines, selection: _Selection, rows: Iterator[tuple[int, 
         if len(cells) < needed:
             raise lines.error(f"cells found: {len(cells)}; wanted {needed} to reach the columns asked for", line)
         if len(cells) > width and any(cells[width:]):
-            wanted = f"{width} as in the first line; is there an unquoted separator in a text?"
-            raise lines.error(f"cells found: {len(cells)}; wanted {wanted}", line)
+            raise lines.error(f"cells found: {len(cells)}; wanted {width} as in the first line; check the quotes", line)
         columns = {spec: cells[index] for spec, index in extra.items()}
         yield Record(cells[text], None if pair is None else cells[pair], columns, line)
 
@@ -389,9 +386,9 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _short(value: object) -> str:
-    shortener = reprlib.Repr()
-    shortener.maxstring = shortener.maxother = 60
-    return shortener.repr(value)
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
+    return short.repr(value)
 
 
 _READERS: dict[str, Callable[[_Lines, _Selection], Iterator[Record]]] = {

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from torchless.bundle import ModelSource
 from torchless.cpu import usable_cpus
-from torchless.devices import CPU_PROVIDER, CUDA_PROVIDER, Device, cuda_driver, installed_runtimes
+from torchless.devices import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    Device,
+    cuda_driver,
+    gpu_package_installed,
+    installed_runtimes,
+)
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, one_line, warn_once
 from torchless.manifest import GRAPH_INPUTS, OutputSpec
 
@@ -71,6 +78,8 @@ class Session:
         if source.external:
             names, maps = list(source.external), list(source.external.values())
             options.add_external_initializers_from_files_in_memory(names, maps, [len(data) for data in maps])
+            # The weights stay in the pages of the mapped file, which processes share, instead of being copied.
+            options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
         providers: list[Any] = [CPU_PROVIDER]
         if device.kind == "cuda":
             if cause := cuda_problem(device.index):
@@ -91,6 +100,8 @@ class Session:
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [output.name]
         self._run = self._session.run
+        # Last of the attributes, so that the maps outlive the session that reads from them.
+        self._external = source.external
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph: each input (batch, sequence) int64; returns the output float32.
@@ -115,6 +126,8 @@ def choose_device(device: Device) -> Device:
         return device
     if CUDA_PROVIDER not in _onnxruntime().get_available_providers():
         logger.info("device auto: the installed ONNX Runtime has no CUDA provider; running on the CPU")
+        if gpu_package_installed():
+            warn_once(f"running on the CPU: {cuda_problem(0)}")
         return Device("cpu")
     if cause := cuda_problem(0):
         warn_once(f"running on the CPU: {cause}")

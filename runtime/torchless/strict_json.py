@@ -1,17 +1,22 @@
 """JSON read without the parts of Python's reader that a hostile or broken file could use.
 
-Standard `json` takes duplicate keys (the last one wins), `NaN` and `Infinity`, integers of any
-length and nesting down to the interpreter's stack. A file that two readers can understand
-differently is refused here instead.
+Standard `json` takes duplicate keys (the last one wins), `NaN`, `Infinity` and numbers that become
+one, integers of any length, halves of surrogate pairs, and nesting down to the interpreter's stack.
+A file that two readers can understand differently is refused here instead.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from typing import Any
 
-# Every integer of a manifest or a config fits a signed 64-bit one with room to spare.
-_MAX_DIGITS = 19
+# transformers writes int(1e30), 31 digits, for "no maximum".
+_MAX_DIGITS = 40
+# No file here goes below ten; what walks a document later may do so recursively.
+_MAX_DEPTH = 100
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
 
 class JSONError(ValueError):
@@ -22,19 +27,29 @@ def loads(data: bytes) -> Any:
     """Parse UTF-8 JSON; objects become dicts in the order of the file.
 
     Raises:
-        JSONError: not UTF-8, not JSON, a duplicate key, NaN or Infinity, an integer of more than
-            19 digits, or nesting too deep for the parser.
+        JSONError: not UTF-8, not JSON, a duplicate key, NaN, an infinity or a number that becomes one,
+            an integer of more than 40 digits, a lone surrogate, or nesting of more than 100 levels.
     """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise JSONError(f"byte {error.start} is not UTF-8") from None
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_short_int)
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_short_int,
+            parse_float=_finite_float,
+        )
     except json.JSONDecodeError as error:
         raise JSONError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
-        raise JSONError("nested too deeply") from None
+        raise JSONError(_TOO_DEEP) from None
+    _check_depth(value)
+    if "\\ud" in text or "\\uD" in text:
+        _check_surrogates(value)
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -54,3 +69,30 @@ def _short_int(digits: str) -> int:
     if len(digits.lstrip("-")) > _MAX_DIGITS:
         raise JSONError(f"an integer of {len(digits)} digits")
     return int(digits)
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise JSONError(f"{digits[:20]} is too large a number")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [child for item in level for child in _children(item) if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise JSONError(_TOO_DEEP)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _check_surrogates(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise JSONError("a string holds a lone surrogate") from None

@@ -109,6 +109,12 @@ class Tokenizer:
             cutting = self._truncating(truncation)
             cut = self._encode_batch(cutting, [texts[i] for i in long], special_tokens, offsets, long)
             for i, encoding in zip(long, cut, strict=True):
+                if len(encoding) > truncation.max_length:  # no room: the library then leaves a pair uncut
+                    raise InputError(
+                        f"text {i} cannot be cut to max_length {truncation.max_length}, which is less than the special "
+                        "tokens around it; give more room",
+                        i,
+                    )
                 encodings[i] = encoding
                 if on_truncation is not None:
                     on_truncation(i)

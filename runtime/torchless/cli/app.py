@@ -36,7 +36,11 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="torchless")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -50,7 +54,9 @@ def app(ctx: click.Context, debug: bool) -> None:
     torchless inspect my-bundle                   what a bundle holds, and how far it can be trusted
     torchless doctor                              what is installed here, and what works
     """
-    ctx.obj = {"debug": debug}
+    # `--debug` is read by `run_process`, which has to know it before anything can fail.
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def run_process() -> NoReturn:
@@ -66,7 +72,7 @@ def run_process() -> NoReturn:
         status = stop.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "torchless"
-        _say(f"error: {error.format_message()}; see `{command} --help`")
+        _say(f"error: {error.format_message().rstrip('.')}; see `{command} --help`")
         status = 2
     except click.ClickException as error:
         _say(f"error: {one_line(error.format_message())}")

@@ -32,8 +32,8 @@ def command(bundle: str, as_json: bool) -> None:
     if as_json:
         click.echo(found.manifest.to_json(), nl=False)
         return
-    for line in _describe(found):
-        click.echo(line)
+    # All of it first: a bundle that fails the check is not described as if it were whole.
+    click.echo("\n".join(list(_describe(found))))
 
 
 def _describe(bundle: Bundle) -> Iterator[str]:

@@ -27,8 +27,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from torchless.cli.records import Record
 from torchless.errors import InputError
+from torchless.records import Record
 
 __all__ = ["FORMATS", "ResultWriter", "whole_file"]
 
@@ -174,7 +174,7 @@ def whole_file(target: str) -> Iterator[BinaryIO]:
     new file has the permission bits of the old one, or those that the umask gives.
 
     Raises:
-        InputError: it cannot be created, written or renamed.
+        InputError: `target` is there and no regular file, or the new file cannot be created, written or renamed.
     """
     with _reported(target):
         path, mode = _destination(target)
@@ -182,7 +182,7 @@ def whole_file(target: str) -> Iterator[BinaryIO]:
         # 50 characters are at most 200 bytes, which leaves room for the rest within the 255 that file systems allow.
         # The process id alone would not make the name new: in containers it is often the same in every run.
         partial = os.path.join(folder, f".{name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        stream = open(partial, "xb")
+        stream = open(partial, "xb")  # noqa: SIM115 - closed below, before it is renamed
     try:
         with _reported(target):
             if mode is not None:
@@ -213,6 +213,8 @@ def _destination(target: str) -> tuple[str, int | None]:
         return path, None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):  # renaming over a device would destroy it, and root may
+        raise OSError(errno.EINVAL, "not a regular file")
     if not os.access(path, os.W_OK):  # renaming would replace a write-protected file without asking
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return path, stat.S_IMODE(mode)
@@ -260,7 +262,7 @@ def _is_special(target: str) -> bool:
 @contextlib.contextmanager
 def _special_file(target: str) -> Iterator[BinaryIO]:
     with _reported(target):
-        stream = open(target, "wb", buffering=0)
+        stream = open(target, "wb", buffering=0)  # noqa: SIM115 - closed below
     with stream:
         yield stream
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from torchless.cli import options
 from torchless.cli.output import FORMATS, ResultWriter
+from torchless.errors import InputError
 from torchless.records import Record, RecordReader, format_of, open_records
 
 # Records read, sorted by length and answered together. What is read from a pipe is answered sooner.
@@ -145,11 +146,12 @@ def _check_usage(
         raise click.UsageError("nothing to classify: give a text, or --input FILE (- for standard input)")
     if source is None and (column or pair_column or extra):
         raise click.UsageError("--column, --pair-column and --columns speak of a file: give --input")
-    if source is not None:
-        try:
+    try:
+        if source is not None:
             format_of(source)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
+        ResultWriter(None, columns=extra)  # refuses names that the output itself uses
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _inputs(rows: Sequence[Record]) -> list[Any]:

@@ -18,7 +18,7 @@ from torchless.cpu import features
 from torchless.devices import Device, parse_device
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, warn_once
 from torchless.manifest import TokenizerSpec, Variant
-from torchless.pipelines.inputs import TokenizerArguments, read_tokenizer_arguments
+from torchless.pipelines.inputs import TokenizerArguments, read_texts, read_tokenizer_arguments
 from torchless.session import Session, choose_device
 from torchless.tokenization import Encoding, TextInput, Tokenizer
 
@@ -104,7 +104,7 @@ class Pipeline(abc.ABC):
         return self._tokenizer.spec
 
     def preprocess(self, texts: TextInput | Sequence[TextInput], **tokenizer_arguments: Any) -> Arrays:
-        """Tokenize one text or several, (text, text_pair) tuples among them, into the graph's inputs.
+        """Tokenize one text or several, (text, text_pair) tuples or dicts of them, into the graph's inputs.
 
         Returns `input_ids`, `attention_mask` and, for models that have them, `token_type_ids`, each
         (batch, sequence) int64, padded to the longest row.
@@ -112,9 +112,8 @@ class Pipeline(abc.ABC):
         Raises:
             InputError, InputTypeError: as `Tokenizer.encode`; or a text beyond the model's position table.
         """
-        items = [texts] if isinstance(texts, str | tuple) else list(texts)
         arguments = self._arguments(tokenizer_arguments)
-        encodings = self._encode(items, arguments)
+        encodings = self._encode(read_texts(texts), arguments)
         return self._collate(encodings, arguments)
 
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -160,8 +159,12 @@ class Pipeline(abc.ABC):
 
         `first` is the number of the first text in what the caller gave, for messages.
         """
-        for start in range(0, len(texts), WINDOW):
-            window = texts[start : start + WINDOW]
+        step = WINDOW
+        if batch_size and self._tokenizer.spec.padding_side == "left":
+            # Where the order is kept, so are the batches: no window may end within one.
+            step = max(WINDOW // batch_size, 1) * batch_size
+        for start in range(0, len(texts), step):
+            window = texts[start : start + step]
             encodings = self._encode(window, arguments, first + start)
             for batch in self._plan([len(encoding) for encoding in encodings], batch_size):
                 inputs = self._collate([encodings[i] for i in batch], arguments)

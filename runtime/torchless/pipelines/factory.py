@@ -81,7 +81,7 @@ def pipeline(
         del arguments[name]
         warn_once(f"the argument {name!r} has no meaning here and is ignored")
     wanted = find_task(task) if task is not None else None
-    if model is None:
+    if model is None or model == "":
         raise InputError("no model given; pass model= a bundle made by `torchless export`")
     if not isinstance(model, str | os.PathLike):
         raise InputTypeError(f"model is {type(model).__name__}, wanted the path of a bundle or a hub id")
@@ -114,18 +114,22 @@ def open_bundle(
         BundleError: nothing of that name, or it is broken.
     """
     name = os.fspath(model)
-    folder = Path(name)
-    if folder.is_dir():
-        return _open_directory(folder, name, trust=trust)
-    if folder.exists() or not hub.is_repository(name):
-        raise BundleError(f"{name}: {'not a directory' if folder.exists() else 'no such directory'}; "
+    # os.path, not Path: a name too long or with a NUL byte is one that does not exist.
+    if os.path.isdir(name):
+        return _open_directory(Path(name), name, trust=trust)
+    exists = os.path.exists(name)
+    if exists or not hub.is_repository(name):
+        raise BundleError(f"{name}: {'not a directory' if exists else 'no such directory'}; "
                           "give a bundle made by `torchless export`")  # fmt: skip
 
     def choose(files: list[str]) -> list[str]:
         if MANIFEST_NAME in files:
             return [file for file in files if "/" not in file]
-        if not hub_layout.find_variants(files):
+        found = hub_layout.find_variants(files)
+        if not found:
             raise CheckpointError(_never_exported(name, revision))
+        if variant is not None and variant not in found:
+            raise InputError(f"variant {variant!r} is not in {name}, which has {', '.join(found)}")
         return hub_layout.wanted_files(files, variant)
 
     return _open_directory(hub.fetch(name, revision, choose, BundleError), name, trust=trust)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +75,18 @@ def read_tokenizer_arguments(tokenizer: Tokenizer, arguments: Mapping[str, Any])
             raise InputTypeError(f"unknown argument {name!r}, wanted one of {', '.join(sorted(known))}")
         warn_once(f"the argument {name!r} has no meaning here and is ignored", stacklevel=5)
     max_length = arguments.get("max_length")
-    truncation = tokenizer.truncation(arguments.get("truncation"), max_length)
     padding = getattr(arguments.get("padding"), "value", arguments.get("padding"))
     if padding not in (None, True, False, "longest", "do_not_pad", "max_length"):
         raise InputError(f"padding is {padding!r}, wanted True, False, 'longest', 'max_length' or 'do_not_pad'")
     multiple_of = arguments.get("pad_to_multiple_of") or 1
     if not isinstance(multiple_of, int) or multiple_of < 1:
         raise InputError(f"pad_to_multiple_of is {multiple_of!r}, wanted a whole number from 1")
+    strategy = arguments.get("truncation")
+    # PreTrainedTokenizerBase._get_padding_truncation_strategies: max_length on its own means to cut.
+    alone = strategy is None and max_length is not None and padding in (None, False)
+    truncation = tokenizer.truncation(True if alone else strategy, max_length)
+    if alone:
+        warn_once("max_length without truncation or padding cuts longer texts; pass truncation=True", stacklevel=5)
     return TokenizerArguments(
         truncation=truncation,
         special_tokens=bool(arguments.get("add_special_tokens", True)),
@@ -123,6 +128,20 @@ def read_text(item: Any, index: int | None = None) -> TextInput:
     raise InputTypeError(
         f"{_which(index)} is {_describe(item)}, wanted a string or a dict of text and text_pair", index
     )
+
+
+def read_texts(texts: Any) -> list[TextInput]:
+    """Return the texts given to one step alone: one or several of strings, (text, text_pair) tuples and dicts.
+
+    Raises:
+        InputTypeError: neither a text nor a sequence; the items are looked at by the tokenizer.
+        InputError: as `read_text`, for dicts and lists.
+    """
+    if isinstance(texts, str | tuple | dict):
+        texts = [texts]
+    elif not isinstance(texts, Iterable):
+        raise InputTypeError(f"the input is {_describe(texts)}, wanted a string, a dict, a pair or a list of them")
+    return [read_text(item, i) if isinstance(item, dict | list) else item for i, item in enumerate(texts)]
 
 
 def _which(index: int | None) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchless.bundle import Bundle
-from torchless.errors import BundleError, InputTypeError
+from torchless.errors import BundleError, InputError, InputTypeError
 from torchless.explanation import Explanation
 from torchless.pipelines.base import Pipeline, check_batch_size
-from torchless.pipelines.inputs import DEFAULT_TOP_K, TokenizerArguments, read_text
+from torchless.pipelines.inputs import DEFAULT_TOP_K, TokenizerArguments, read_text, read_texts
 from torchless.postprocess import check_finite, check_top_k, choose_function, rank
 from torchless.tokenization import TextInput
 
@@ -73,7 +73,7 @@ class TextClassificationPipeline(Pipeline):
         """
         single = top_k is DEFAULT_TOP_K and self._top_k is DEFAULT_TOP_K
         chosen = self._top_k if top_k is DEFAULT_TOP_K else top_k
-        finish = _Finish(self, chosen, function_to_apply or self._function, bare=single)
+        finish = _Finish(self, chosen, self._default(function_to_apply), bare=single)
         arguments = self._arguments(tokenizer_arguments)
         size = check_batch_size(batch_size) or self._batch_size
         if isinstance(inputs, str):
@@ -111,20 +111,24 @@ class TextClassificationPipeline(Pipeline):
 
         Raises:
             UnknownFunctionError: `function_to_apply` is none of softmax, sigmoid, none.
+            InputError: not a row of logits for each text.
             InferenceError: a logit is not finite.
         """
-        finish = _Finish(self, top_k, function_to_apply or self._function, bare=top_k == 1)
-        return finish(np.asarray(logits, np.float32))
+        rows = np.asarray(logits, np.float32)
+        if rows.ndim != 2 or rows.shape[1] != len(self.labels):
+            raise InputError(f"the logits have the shape {rows.shape}, wanted (batch, {len(self.labels)})")
+        return _Finish(self, top_k, self._default(function_to_apply), bare=top_k == 1)(rows)
 
-    def explain(self, text: TextInput, **tokenizer_arguments: Any) -> Explanation:
-        """Run the three steps on one text, or one (text, text_pair), and return all that passes between them.
+    def explain(self, text: TextInput | dict[str, str], **tokenizer_arguments: Any) -> Explanation:
+        """Run the three steps on one text, one (text, text_pair) or dict of it; returns what passes between them.
 
         Raises:
             InputError, InputTypeError, InferenceError: as calling the pipeline does.
         """
         arguments = self._arguments(tokenizer_arguments)
         start = time.perf_counter()
-        [encoding] = self._encode([text], arguments, offsets=True)
+        [given] = read_texts([text])
+        [encoding] = self._encode([given], arguments, offsets=True)
         inputs = self._collate([encoding], arguments)
         tokenized = time.perf_counter()
         logits = self.forward(inputs)
@@ -135,7 +139,7 @@ class TextClassificationPipeline(Pipeline):
         tokens = list(encoding.tokens)
         tokens += [""] * (inputs["input_ids"].shape[1] - len(tokens))
         return Explanation(
-            text=text,
+            text=given,
             tokens=tuple(tokens),
             input_ids=inputs["input_ids"][0],
             attention_mask=inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))[0],
@@ -149,6 +153,9 @@ class TextClassificationPipeline(Pipeline):
                 "postprocess": (end - ran) * 1e3,
             },
         )
+
+    def _default(self, function: str | None) -> str | None:
+        return self._function if function is None else function
 
     def _classify(
         self,

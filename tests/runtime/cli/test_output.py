@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import secrets
 import signal
 import stat
 import subprocess
@@ -22,8 +23,8 @@ from hypothesis import strategies as st
 
 from torchless.cli import output
 from torchless.cli.output import ResultWriter, whole_file
-from torchless.cli.records import Record, open_records
 from torchless.errors import InputError
+from torchless.records import Record, open_records
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -192,6 +193,20 @@ def write_one(target: Path | str, **options: Any) -> None:
         writer.write(record("a"), NICE)
 
 
+def write_one_to(stdout: BinaryIO, format_name: str) -> None:
+    with ResultWriter(None, format_name, stdout=stdout) as writer:
+        writer.write(record("a"), NICE)
+
+
+def write_many(target: Path, count: int, error: BaseException | None = None, **options: Any) -> None:
+    """Write `count` results, then raise `error`."""
+    with ResultWriter(str(target), **options) as writer:
+        for _ in range(count):
+            writer.write(record("a"), NICE)
+        if error:
+            raise error
+
+
 LINE = '{"text": "a", "label": "POSITIVE", "score": 0.99}\n'
 
 
@@ -248,10 +263,8 @@ class TestWholeFile:
     @pytest.mark.parametrize("count", [0, 1, 10_000])
     def test_an_exception_leaves_the_old_file(self, old: Path, error: type[BaseException], count: int) -> None:
         raised = error("x")
-        with pytest.raises(error) as caught, ResultWriter(str(old), "csv") as writer:
-            for _ in range(count):
-                writer.write(record("a"), NICE)
-            raise raised
+        with pytest.raises(error) as caught:
+            write_many(old, count, raised, format_name="csv")
         assert caught.value is raised
         assert old.read_text() == "old\n"
         assert only(old.parent) == [old.name]
@@ -314,9 +327,8 @@ class TestWholeFile:
                 return super().write(data)
 
         monkeypatch.setattr(output, "open", lambda path, _mode: io.BufferedWriter(Full(path, "xb")), raising=False)
-        with pytest.raises(InputError) as error, ResultWriter(str(old)) as writer:
-            for _ in range(10_000):
-                writer.write(record("a"), NICE)
+        with pytest.raises(InputError) as error:
+            write_many(old, 10_000)
         assert one_line(error).startswith(f"{old}: cannot be written ({os.strerror(errno.ENOSPC)})")
         assert old.read_text() == "old\n"
         assert only(old.parent) == [old.name]
@@ -326,7 +338,7 @@ class TestWholeFile:
         script = (
             "import resource, sys\n"
             "from torchless.cli.output import ResultWriter\n"
-            "from torchless.cli.records import Record\n"
+            "from torchless.records import Record\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
             "with ResultWriter(sys.argv[1]) as writer:\n"
             "    for _ in range(1000):\n"
@@ -400,8 +412,20 @@ class TestWholeFile:
             write_one(old / "out")
 
     def test_a_nul_in_the_name(self) -> None:
-        with pytest.raises(InputError, match="cannot be written"):
+        with pytest.raises(InputError, match=r"cannot be written .*null"):
             write_one("a\0b")
+
+    @posix
+    def test_nothing_is_written_through_a_link_laid_in_its_way(
+        self, old: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(secrets, "token_hex", lambda _size: "0" * 8)
+        (old.parent / f".out.jsonl.{os.getpid()}-00000000.partial").symlink_to("other")
+        (old.parent / "other").write_text("other\n")
+        with pytest.raises(InputError, match=os.strerror(errno.EEXIST)):
+            write_one(old)
+        assert (old.parent / "other").read_text() == "other\n"
+        assert old.read_text() == "old\n"
 
     def test_a_directory_without_write_permission(self, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_arguments: object) -> BinaryIO:
@@ -418,6 +442,15 @@ class TestWholeFile:
             write_one(old)
         assert old.read_text() == "old\n"
         assert only(old.parent) == [old.name]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    def test_what_is_no_regular_file_is_never_replaced(self, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        with pytest.raises(InputError, match="not a regular file"), whole_file(str(path)):
+            pass
+        assert stat.S_ISFIFO(path.stat().st_mode)
+        assert only(tmp_path) == ["pipe"]
 
     def test_alone(self, old: Path) -> None:
         with whole_file(str(old)) as file:
@@ -459,22 +492,21 @@ class TestStreams:
     @posix
     def test_a_broken_pipe_is_raised_as_it_is(self) -> None:
         readable, writable = os.pipe()
-        with open(writable, "wb") as stdout:
-            with pytest.raises(BrokenPipeError), ResultWriter(None, stdout=stdout) as writer:
-                os.close(readable)
-                writer.write(record("a"), NICE)
-            # and closing it does not try again
+        os.close(readable)
+        with open(writable, "wb") as stdout, pytest.raises(BrokenPipeError):
+            write_one_to(stdout, "jsonl")
+        # closing it had nothing left to fail with
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
     @pytest.mark.parametrize("format_name", output.FORMATS)
-    def test_a_full_device(self, format_name: str) -> None:
+    def test_a_full_device(self, format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(os, "replace")  # whatever is broken, a test run by root must not replace the device
         with pytest.raises(InputError) as error:
             write_one("/dev/full", format_name=format_name)
         assert one_line(error).startswith(f"/dev/full: cannot be written ({os.strerror(errno.ENOSPC)})")
-        with open("/dev/full", "wb") as stdout:
-            with pytest.raises(InputError) as error, ResultWriter(None, format_name, stdout=stdout) as writer:
-                writer.write(record("a"), NICE)
-            assert one_line(error).startswith(f"standard output: cannot be written ({os.strerror(errno.ENOSPC)})")
+        with open("/dev/full", "wb") as stdout, pytest.raises(InputError) as error:
+            write_one_to(stdout, format_name)
+        assert one_line(error).startswith(f"standard output: cannot be written ({os.strerror(errno.ENOSPC)})")
         assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -496,7 +528,7 @@ class TestStreams:
         script = tmp_path / "script.py"
         script.write_text(
             "from torchless.cli.output import ResultWriter\n"
-            "from torchless.cli.records import Record\n"
+            "from torchless.records import Record\n"
             "with ResultWriter('/dev/stdout') as writer:\n"
             "    writer.write(Record('a', None, {}, 1), {'label': 'POSITIVE', 'score': 0.99})\n"
         )

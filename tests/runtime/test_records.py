@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torchless.cli import records
-from torchless.cli.records import Record, format_of, open_records
+from torchless import records
 from torchless.errors import InputError
+from torchless.records import Record, format_of, open_records
 
 Written = Callable[[str, bytes | str], str]
 
@@ -162,9 +162,7 @@ class TestExtensions:
     def test_format_of(self) -> None:
         names = ["-", "a.TXT", "b.jsonl.gz", "c.csv", "d/e.Tsv.GZ"]
         assert [format_of(name) for name in names] == ["txt", "txt", "jsonl", "csv", "tsv"]
-        with pytest.raises(
-            InputError, match=r"a\.json: extension '\.json'; wanted one of \.txt, \.jsonl, \.csv, \.tsv"
-        ):
+        with pytest.raises(InputError, match=r"a\.json: extension '\.json'; wanted \.txt, \.jsonl, \.csv or \.tsv"):
             format_of("a.json")
 
     @pytest.mark.parametrize("name", ["a.json", "a", "a.gz", "a.txt.bz2", ".csv", "a.csv.gz.gz", "a.txt~"])
@@ -323,8 +321,8 @@ class TestTables:
             (["a|1", "b|1"], {"column": "3"}, 1, 0, "cells found: 2; wanted 3"),
             (["a|1"], {"column": "999999999"}, 1, 0, "cells found: 2; wanted 999999999"),
             (["a|1"], {"column": "9" * 5000}, 1, 0, "no column '999"),
-            (["text|n", "a|1", "a|b|1"], {}, 3, 1, "cells found: 3; wanted 2 as in the first line"),
-            (["a|1", "a|b|1"], {}, 2, 1, "cells found: 3; wanted 2 as in the first line"),
+            (["text|n", "a|1", "a|b|1"], {}, 3, 1, "cells found: 3; wanted 2 as in the first"),
+            (["a|1", "a|b|1"], {}, 2, 1, "cells found: 3; wanted 2 as in the first"),
         ],
     )
     def test_errors_name_the_line(
@@ -360,7 +358,7 @@ class TestTables:
         assert "no record" in str(failure(written("a.tsv", "text\tlabel\n")))
 
     def test_sst2_is_headerless(self) -> None:
-        path = Path(__file__).parents[4] / "shared/data/sst2/dev.tsv"
+        path = Path(__file__).parents[3] / "shared/data/sst2/dev.tsv"
         if not path.exists():
             pytest.skip("the shared data are not here")
         found = read(str(path), columns=["2"])
@@ -488,7 +486,7 @@ class TestFiles:
         assert os.strerror(errno.EACCES) in str(failure(path))
 
     def test_a_nul_in_the_name(self) -> None:
-        with pytest.raises(InputError, match="cannot be opened"):
+        with pytest.raises(InputError, match=r"cannot be opened .*null"):
             open_records("a\0.txt")
 
     @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.txt.gz"])
@@ -509,7 +507,7 @@ class TestFiles:
                 open_records(written(name, content), column=None if name.endswith("txt") else "review")
 
     def test_nothing_is_left_open_after_an_error(self, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-        file = open(written("a.jsonl", "x"), "rb")
+        file = open(written("a.jsonl", "x"), "rb")  # noqa: SIM115 - what is tested
         monkeypatch.setattr(records, "_open", lambda _path, _stdin: file)
         failure(file.name)
         assert file.closed
@@ -698,10 +696,14 @@ def test_tsv_round_trip(written: Written, suffix: str, header: bool, expected: l
 def test_any_bytes_give_records_or_one_input_error(tmp_path: Path, name: str, content: bytes, raw: bool) -> None:
     path = tmp_path / name
     path.write_bytes(content if raw or not name.endswith(".gz") else gzip.compress(content))
+    message, found = None, []
     try:
         found = texts(str(path))
     except InputError as error:
-        assert str(path) in str(error)
-    else:
+        message = error.args[0]
+    if message is None:
         assert found
         assert all(isinstance(text, str) for text in found)
+    else:
+        assert message.startswith(str(path))
+        assert "\n" not in message

@@ -1,0 +1,5 @@
+"""`python -m torchless`."""
+
+from torchless.cli import main
+
+main()

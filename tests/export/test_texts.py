@@ -1,0 +1,89 @@
+"""The texts that judge: the set that ships with the package, and the user's own."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from torchless.errors import InputError, InputTypeError
+from torchless_export.texts import DEFAULT_SOURCE, default_texts, load_texts, over_long
+
+
+def test_the_default_set_is_large_distinct_and_varied():
+    texts = default_texts()
+    assert len(set(texts)) == len(texts) >= 700
+    assert sum(isinstance(text, tuple) for text in texts) >= 50
+    singles = [text for text in texts if isinstance(text, str)]
+    assert "" in singles
+    assert max(map(len, singles)) > 1000
+    alphabets = {"Ѐ-ӿ", "؀-ۿ", "一-鿿", "가-힣", "ऀ-ॿ"}
+    for low, high in ((a[0], a[-1]) for a in alphabets):
+        assert any(low <= character <= high for text in singles for character in text), (low, high)
+
+
+def test_the_default_set_proves_an_agreement():
+    texts = load_texts(None)
+    assert texts.source == DEFAULT_SOURCE
+    assert len(texts.judging) > 500
+    assert any(isinstance(text, tuple) for text in texts.judging)
+
+
+@pytest.mark.parametrize("count", [2, 5, 100, 3000])
+def test_no_calibrating_text_judges(count: int):
+    texts = load_texts([f"text {i}" for i in range(count)])
+    assert texts.calibrating
+    assert texts.judging
+    assert not set(texts.calibrating) & set(texts.judging)
+    assert len(texts.judging) <= 1000
+    assert len(texts.calibrating) <= 256
+    assert texts == load_texts([f"text {i}" for i in range(count)])
+
+
+def test_duplicates_are_dropped():
+    texts = load_texts(["a", "b", "a", ("a", "b"), ("a", "b"), {"text": "b"}])
+    assert sorted(map(str, texts.judging + texts.calibrating)) == ["('a', 'b')", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("texts.txt", "one\ntwo\nthree\n"),
+        ("texts.tsv", "one\t0\ntwo\t1\nthree\t0\n"),
+        ("texts.csv", "label,sentence\n0,one\n1,two\n0,three\n"),
+        ("texts.jsonl", "".join(json.dumps({"text": word}) + "\n" for word in ("one", "two", "three"))),
+        ("texts.txt.gz", "one\ntwo\nthree\n"),
+    ],
+)
+def test_a_file_is_read_as_run_reads_it(tmp_path: Path, name: str, content: str):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    texts = load_texts(path)
+    assert texts.source == name
+    assert sorted(map(str, texts.judging + texts.calibrating)) == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize("given", [[], ["same", "same"]])
+def test_too_few_texts_are_refused(given: list[str]):
+    with pytest.raises(InputError, match="different texts, at least 2 are needed"):
+        load_texts(given)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"nowhere\.txt"):
+        load_texts(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize("item", [3, None, b"bytes", ("one",), ("one", 2), ("a", "b", "c")])
+def test_what_is_no_text_is_refused_by_its_place(item: object):
+    with pytest.raises(InputTypeError, match="input 1 is") as caught:
+        load_texts(["fine", item])
+    assert caught.value.index == 1
+
+
+@pytest.mark.parametrize("texts", [["a few", ("words", "more")], ["", " "], ["x"]])
+def test_over_long_is_long_enough(texts: list):
+    for characters in (1, 100, 5000):
+        assert len(over_long(texts, characters)) >= characters

@@ -1,0 +1,168 @@
+"""`torchless.pipelines.inputs`: the forms of texts, and transformers' tokenizer arguments."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchless.bundle import Bundle
+from torchless.errors import InputError, InputTypeError, TorchlessWarning
+from torchless.pipelines.inputs import TokenizerArguments, read_text, read_texts, read_tokenizer_arguments
+from torchless.tokenization import Tokenizer, Truncation
+
+
+@pytest.fixture(autouse=True)
+def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test see the warnings that a process gives once."""
+    monkeypatch.setattr("torchless.errors._given", set())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sample_bundle: Path) -> Tokenizer:
+    bundle = Bundle.open(sample_bundle)
+    return Tokenizer(bundle.read("tokenizer.json"), bundle.manifest.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("a", "a"),
+        ("", ""),
+        ({"text": "a"}, "a"),
+        ({"text": "a", "text_pair": None}, "a"),
+        ({"text": "a", "text_pair": "b"}, ("a", "b")),
+        ({"text_pair": "b", "text": "a"}, ("a", "b")),
+        ([["a", "b"]], ("a", "b")),
+    ],
+)
+def test_forms_of_one_text(given: Any, wanted: Any) -> None:
+    assert read_text(given) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (None, InputTypeError, "is NoneType"),
+        (3, InputTypeError, "is int"),
+        (b"a", InputTypeError, "is bytes"),
+        (("a", "b"), InputTypeError, "is tuple"),
+        ({}, InputTypeError, "a dict with no keys"),
+        ({"sentence": "a"}, InputTypeError, "'sentence': str"),
+        ({"text": 3}, InputTypeError, "'text': int"),
+        ({"text": "a", "text_pair": 3}, InputTypeError, "'text_pair': int"),
+        ({"text": "a", "label": "b"}, InputError, "the key 'label'"),
+        ([], InputError, "is a list"),
+        (["a", "b"], InputError, 'is a list; pass {"text": "...", "text_pair": "..."}'),
+        ([["a", "b", "c"]], InputError, "is a list"),
+        ([["a", "b"], ["c", "d"]], InputError, "is a list"),
+    ],
+)
+@pytest.mark.parametrize(("index", "which"), [(None, "the input "), (7, "input 7 ")])
+def test_forms_that_are_no_text(given: Any, error: type[InputError], says: str, index: int | None, which: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_text(given, index)
+    assert type(caught.value) is error
+    assert str(caught.value).startswith(which)
+    assert says in str(caught.value)
+    assert caught.value.index == index
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "text_pair", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_anything_is_a_text_or_an_input_error(value: Any) -> None:
+    with contextlib.suppress(InputError):
+        text = read_text(value, 0)
+        assert all(isinstance(part, str) for part in (text if isinstance(text, tuple) else (text,)))
+
+
+def test_texts_for_one_step_alone() -> None:
+    pair = {"text": "a", "text_pair": "b"}
+    assert read_texts("a") == ["a"]
+    assert read_texts(("a", "b")) == [("a", "b")]
+    assert read_texts(pair) == [("a", "b")]
+    assert read_texts(["a", ("a", "b"), pair, None]) == ["a", ("a", "b"), ("a", "b"), None]
+    assert read_texts(text for text in "ab") == ["a", "b"]
+    for wrong in (None, 3):
+        with pytest.raises(InputTypeError, match=f"the input is {type(wrong).__name__}"):
+            read_texts(wrong)
+    for wrong in ({"x": "b"}, ["a", "b"]):
+        with pytest.raises(InputError) as caught:
+            read_texts(["a", wrong])
+        assert caught.value.index == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, TokenizerArguments()),
+        ({"truncation": True}, TokenizerArguments(truncation=Truncation(512))),
+        ({"truncation": True, "max_length": 9}, TokenizerArguments(truncation=Truncation(9))),
+        ({"truncation": "only_first"}, TokenizerArguments(truncation=Truncation(512, "only_first"))),
+        ({"truncation": False, "max_length": 9}, TokenizerArguments()),
+        ({"truncation": "do_not_truncate", "max_length": 9}, TokenizerArguments()),
+        ({"padding": True}, TokenizerArguments()),
+        ({"padding": "longest"}, TokenizerArguments()),
+        ({"padding": "do_not_pad"}, TokenizerArguments()),
+        ({"padding": "max_length"}, TokenizerArguments(pad_to=512)),
+        ({"padding": "max_length", "max_length": 9}, TokenizerArguments(pad_to=9)),
+        ({"padding": True, "max_length": 9}, TokenizerArguments()),
+        ({"pad_to_multiple_of": 8}, TokenizerArguments(multiple_of=8)),
+        ({"pad_to_multiple_of": None}, TokenizerArguments()),
+        ({"add_special_tokens": False}, TokenizerArguments(special_tokens=False)),
+        ({"on_truncation": print}, TokenizerArguments(on_truncation=print)),
+    ],
+)
+def test_tokenizer_arguments(tokenizer: Tokenizer, given: dict[str, Any], wanted: TokenizerArguments) -> None:
+    assert read_tokenizer_arguments(tokenizer, given) == wanted
+
+
+@pytest.mark.parametrize("more", [{}, {"padding": False}, {"truncation": None}])
+def test_max_length_alone_cuts_and_says_so(tokenizer: Tokenizer, more: dict[str, Any]) -> None:
+    with pytest.warns(TorchlessWarning, match="pass truncation=True"):
+        read = read_tokenizer_arguments(tokenizer, {"max_length": 9, **more})
+    assert read.truncation == Truncation(9)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"padding": "left"}, "padding is 'left'"),
+        ({"padding": 3}, "padding is 3"),
+        ({"pad_to_multiple_of": -8}, "pad_to_multiple_of is -8"),
+        ({"pad_to_multiple_of": 8.0}, "pad_to_multiple_of is 8.0"),
+        ({"truncation": "left"}, "truncation is 'left'"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"max_length": "9", "padding": True}, "max_length is '9'"),
+        ({"truncation": True, "max_length": 1}, "less than the 2 special tokens"),
+        ({"maxlength": 9}, "unknown argument 'maxlength', wanted one of add_special_tokens, max_length"),
+    ],
+)
+def test_wrong_tokenizer_arguments(tokenizer: Tokenizer, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_tokenizer_arguments(tokenizer, given)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["return_tensors", "stride", "return_length", "clean_up_tokenization_spaces"])
+def test_arguments_that_only_add_outputs_are_ignored_with_one_warning(tokenizer: Tokenizer, name: str) -> None:
+    with pytest.warns(TorchlessWarning, match=f"'{name}' has no meaning here"):
+        assert read_tokenizer_arguments(tokenizer, {name: 1}) == TokenizerArguments()
+    read_tokenizer_arguments(tokenizer, {name: 1})  # a second warning would be an error
+
+
+@given(st.integers(0, 600), st.none() | st.integers(1, 600), st.integers(1, 64))
+def test_padded_length(longest: int, pad_to: int | None, multiple_of: int) -> None:
+    length = TokenizerArguments(pad_to=pad_to, multiple_of=multiple_of).padded(longest)
+    assert length % multiple_of == 0
+    assert max(longest, pad_to or 0) <= length < max(longest, pad_to or 0) + multiple_of

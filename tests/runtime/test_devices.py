@@ -1,0 +1,140 @@
+"""What `device=` may be, which packages are there, and what the CUDA driver says; all faked."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchless import devices
+from torchless.devices import Device, parse_device
+from torchless.errors import InputError, InputTypeError
+
+TorchDevice = type("device", (), {"__module__": "torch", "__str__": lambda self: self.name})
+
+
+def torch_device(name: str) -> object:
+    device = TorchDevice()
+    device.name = name
+    return device
+
+
+@pytest.mark.parametrize(
+    ("given_device", "device"),
+    [
+        (None, Device("auto")),
+        ("auto", Device("auto")),
+        ("cpu", Device("cpu")),
+        ("CPU", Device("cpu")),
+        (-1, Device("cpu")),
+        (0, Device("cuda", 0)),
+        (3, Device("cuda", 3)),
+        ("cuda", Device("cuda", 0)),
+        ("cuda:12", Device("cuda", 12)),
+        (torch_device("cuda:1"), Device("cuda", 1)),
+        (torch_device("cpu"), Device("cpu")),
+    ],
+)
+def test_parse_device(given_device, device):
+    assert parse_device(given_device) == device
+
+
+def test_parse_device_takes_torchs_own():
+    torch = pytest.importorskip("torch")
+    assert parse_device(torch.device("cuda", 1)) == Device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:-1", "cuda:1234", " cpu", "cpu\n", -2, torch_device("mps")]
+)
+def test_a_device_that_is_none_is_refused(wrong):
+    with pytest.raises(InputError, match="device is"):
+        parse_device(wrong)
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, b"cpu", ["cpu"], object()])
+def test_a_device_of_another_type_is_refused(wrong):
+    with pytest.raises(InputTypeError, match="wanted 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+        parse_device(wrong)
+
+
+@given(st.builds(Device, st.just("cuda"), st.integers(0, 999)) | st.sampled_from([Device("auto"), Device("cpu")]))
+def test_a_device_reads_what_it_prints(device):
+    assert parse_device(str(device)) == device
+
+
+@given(st.text() | st.integers())
+def test_any_string_or_number_is_a_device_or_an_input_error(value):
+    with contextlib.suppress(InputError):
+        assert parse_device(value).kind in ("auto", "cpu", "cuda")
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that installs distributions where nothing else is; None leaves out the metadata."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+
+    def install(**versions: str | None) -> None:
+        for name, version in versions.items():
+            folder = tmp_path / f"{name}-{version or '0'}.dist-info"
+            folder.mkdir()
+            if version:
+                text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+                (folder / "METADATA").write_text(text, encoding="ascii")
+
+    return install
+
+
+def test_installed_runtimes(install):
+    install(onnxruntime="1.32.0", onnxruntime_gpu="1.31.0", onnxruntime_extensions="0.14", onnx="1.23", broken=None)
+    assert devices.installed_runtimes() == {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}
+    assert devices.gpu_package_installed()
+
+
+def test_no_runtime_installed(install):
+    install(onnxruntime="1.32.0", numpy="2.4.6")
+    assert devices.installed_runtimes() == {"onnxruntime": "1.32.0"}
+    assert not devices.gpu_package_installed()
+
+
+def driver(status: int = 0, gpus: int = 0, version: int = 13020) -> SimpleNamespace:
+    def put(value):
+        def function(pointer):
+            pointer._obj.value = value
+            return 0
+
+        return function
+
+    return SimpleNamespace(cuInit=lambda flags: status, cuDeviceGetCount=put(gpus), cuDriverGetVersion=put(version))
+
+
+@pytest.mark.parametrize(
+    ("library", "answer"),
+    [
+        (driver(gpus=2), (2, "13.2")),
+        (driver(gpus=1, version=12080), (1, "12.8")),
+        (driver(gpus=0), "the NVIDIA driver finds no GPU"),
+        (driver(status=100), "the NVIDIA driver does not start: the driver finds no GPU"),
+        (driver(status=803), "the NVIDIA driver does not start: the driver does not fit this GPU or kernel"),
+        (driver(status=999), "the NVIDIA driver does not start: cuInit gives 999"),
+    ],
+)
+def test_cuda_driver(monkeypatch, library, answer):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    assert devices.cuda_driver() == answer
+
+
+@pytest.mark.parametrize(("platform", "name"), [("linux", "libcuda.so.1"), ("win32", "nvcuda.dll")])
+def test_no_cuda_driver(monkeypatch, platform, name):
+    def load(asked):
+        assert asked == name
+        raise OSError("not found")
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert devices.cuda_driver() == (f"the NVIDIA driver's {name} cannot be loaded: no NVIDIA driver is installed here")
