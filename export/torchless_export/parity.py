@@ -18,6 +18,7 @@ from torchless.batching import plan_batches
 from torchless.errors import InferenceError
 from torchless.pipelines.text_classification import TextClassificationPipeline
 from torchless.postprocess import choose_function
+from torchless_export.texts import PROVING_TEXTS
 
 Arrays = dict[str, NDArray[np.int64]]
 Float32 = NDArray[np.float32]
@@ -25,8 +26,6 @@ TextInput = str | tuple[str, str]
 
 # DESIGN, "Fidelity comes first".
 FP32_LOGITS = 1e-4
-# Fewer texts than this prove no agreement worth the name.
-PROVING_TEXTS = 500
 _ROWS = 32
 # Texts run alone as well, for the change that a batch's company makes.
 _ALONE = 128

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torchless_export.parity import PROVING_TEXTS, Parity
+from torchless_export.parity import Parity
+from torchless_export.texts import PROVING_TEXTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ TextInput = str | tuple[str, str]
 # Enough for a bound on the agreement (1,000 of 1,000 alike: at least 0.997), few enough for a minute of PyTorch.
 _JUDGING = 1000
 _CALIBRATING = 256
+# Fewer prove no agreement worth the name.
+PROVING_TEXTS = 500
 DEFAULT_SOURCE = "the set that ships with torchless"
 
 
@@ -59,7 +61,9 @@ def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None)
             f"{source}: {len(distinct)} different texts, at least 2 are needed, 500 or more to prove an agreement"
         )
     random.Random(0).shuffle(distinct)
-    calibrating = min(_CALIBRATING, max(1, len(distinct) // 5))
+    # Those that prove come first: 500 texts shall be enough for the word.
+    spare = len(distinct) - PROVING_TEXTS
+    calibrating = min(_CALIBRATING, max(1, len(distinct) // 5 if spare < 0 else min(spare, len(distinct) // 5)))
     return TextSet(tuple(distinct[calibrating:][:_JUDGING]), tuple(distinct[:calibrating]), source)
 
 

@@ -107,6 +107,8 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
             for key, name in variants.items()
         },
     )
+    if tokenizer_config.get("truncation_side", "right") != "right":
+        warn_once(f"{folder}: its tokenizer cuts over-long texts on the left; here they are cut on the right")
     warn_once(f"{folder}: not a torchless bundle: its graphs were never compared with a checkpoint (unverified)")
     return Bundle(folder, manifest, verified=False)
 
@@ -155,6 +157,7 @@ def read_tokenizer_spec(
         found = (*_ids_of(name, tokenizer), config.get("pad_token_id"))
         pad_id = next((i for i in found if _is_id(i)), None)
     side = tokenizer_config.get("padding_side", "right")
+    cut = tokenizer_config.get("truncation_side", "right")
     type_id = tokenizer_config.get("pad_token_type_id", 0)
     return TokenizerSpec(
         max_length=max_length(tokenizer_config, limit),
@@ -163,6 +166,7 @@ def read_tokenizer_spec(
         pad_id=pad_id,
         pad_type_id=type_id if _is_id(type_id) else 0,
         inputs=("input_ids", "attention_mask", "token_type_ids"),
+        truncation_side=cut if cut in ("left", "right") else "right",
     )
 
 

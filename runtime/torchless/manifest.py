@@ -49,6 +49,7 @@ class TokenizerSpec:
         pad_id: the id in padded places; None: the tokenizer has no pad token.
         pad_type_id: the token type id in padded places.
         inputs: the arrays that the graph takes, in this order.
+        truncation_side: the side on which an over-long text loses tokens, "right" or "left".
     """
 
     max_length: int | None
@@ -57,6 +58,7 @@ class TokenizerSpec:
     pad_id: int | None
     pad_type_id: int
     inputs: tuple[str, ...]
+    truncation_side: str = "right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,9 @@ def _read_tokenizer(reader: _Reader) -> TokenizerSpec:
         pad_id=reader.integer("pad_id", 0, 1 << 31, optional=True),
         pad_type_id=reader.integer("pad_type_id", 0, 1 << 31),
         inputs=inputs,
+        truncation_side=(
+            reader.string("truncation_side", choices=("right", "left")) if reader.has("truncation_side") else "right"
+        ),
     )
 
 

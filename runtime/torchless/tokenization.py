@@ -182,7 +182,9 @@ class Tokenizer:
             tokenizer = self._cutting.pop(truncation, None)
             if tokenizer is None:
                 tokenizer = _load(self._data, "tokenizer.json")
-                tokenizer.enable_truncation(truncation.max_length, strategy=truncation.strategy)
+                tokenizer.enable_truncation(
+                    truncation.max_length, strategy=truncation.strategy, direction=self.spec.truncation_side
+                )
             self._cutting[truncation] = tokenizer
             while len(self._cutting) > _KEPT:
                 self._cutting.pop(next(iter(self._cutting)))

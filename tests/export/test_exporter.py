@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -589,6 +588,7 @@ def test_a_full_disk_leaves_the_old_bundle(tiny: Path, small_disk: Path):
 def test_a_file_size_limit_leaves_the_old_bundle(tiny: Path, tmp_path: Path, limit: int):
     target = _put_old_bundle(tmp_path)
     before = digests(target)
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -598,6 +598,22 @@ def test_a_file_size_limit_leaves_the_old_bundle(tiny: Path, tmp_path: Path, lim
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert digests(target) == before
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_disk_that_is_full_for_the_tokenizer_is_told_as_such(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = transformers.PreTrainedTokenizerBase.save_pretrained
+
+    def fail(self: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(folder).name == "tokenizer":
+            raise Exception("No space left on device (os error 28)")  # as the tokenizers library does
+        return save(self, folder, *arguments, **options)
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail)
+    with pytest.raises(BundleError, match="bundle: cannot be written: No space left on device; free space"):
+        fast_export(tiny, tmp_path / "bundle")
+    assert os.listdir(tmp_path) == []
 
 
 # The hub.
@@ -624,3 +640,19 @@ def test_a_hub_id_is_exported_with_its_commit(fake_hub: Any, tiny: Path, tmp_pat
         "special_tokens_map.json",
         "model.safetensors",
     }
+
+
+def test_the_side_that_loses_tokens_comes_along(make_checkpoint: Callable[..., Path], tmp_path: Path):
+    checkpoint = make_checkpoint("bert", tokenizer={"truncation_side": "left"})
+    report = export(checkpoint, tmp_path / "bundle", variants=("fp32",), calibration=TEXTS)
+    assert report.passed
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    with torchless.pipeline(model=tmp_path / "bundle") as classify:
+        found = classify.preprocess(LONG, truncation=True)["input_ids"][0].tolist()
+    assert found == tokenizer(LONG, truncation=True)["input_ids"]
+    assert (
+        found
+        != transformers.AutoTokenizer.from_pretrained(checkpoint, truncation_side="right")(LONG, truncation=True)[
+            "input_ids"
+        ]
+    )

@@ -69,10 +69,11 @@ def verdicts(
     texts: Sequence[Any] = TEXTS,
     fp32: Toy | None = None,
     int8: Toy | None = None,
+    reference: Any = None,
     **more: Any,
 ) -> dict[str, Parity]:
     pipelines: dict[str, Any] = {name: toy for name, toy in (("fp32", fp32), ("int8", int8)) if toy}
-    return judge(pipelines, Toy(), texts, source="toys", max_length=8, min_agreement=min_agreement, **more)
+    return judge(pipelines, reference or Toy(), texts, source="toys", max_length=8, min_agreement=min_agreement, **more)
 
 
 def row_with(inputs: Arrays, text: str) -> np.ndarray:
@@ -151,6 +152,14 @@ def test_a_flipped_label_counts(min_agreement: float, passes: bool):
     assert found["int8"].max_logit == pytest.approx(abs(2 * lead))
     assert 0 < found["int8"].mean_probability < found["int8"].max_probability < 1
     assert found["int8"].mean_probability == pytest.approx(found["int8"].max_probability / len(TEXTS))
+
+
+def test_a_tie_has_no_right_answer_for_fp32_alone():
+    lead = float(np.diff(Toy().forward(Toy().preprocess("text 7")))[0, 0])
+    reference, over = shifted([lead - 1e-4, 0.0]), shifted([lead + 1e-4, 0.0])
+    found = verdicts(fp32=over, int8=over, reference=reference)
+    assert found["fp32"].agreement == 1
+    assert found["int8"].agreement < 1
 
 
 def _refuse(inputs: Arrays, logits: np.ndarray) -> np.ndarray:

@@ -65,6 +65,14 @@ def test_a_file_is_read_as_run_reads_it(tmp_path: Path, name: str, content: str)
     assert sorted(map(str, texts.judging + texts.calibrating)) == ["one", "three", "two"]
 
 
+@pytest.mark.parametrize(("given", "judging"), [(10, 8), (400, 320), (500, 499), (505, 500), (700, 560), (3000, 1000)])
+def test_those_that_prove_come_first(given: int, judging: int):
+    texts = load_texts([f"text {i}" for i in range(given)])
+    assert len(texts.judging) == judging
+    assert len(texts.calibrating) >= 1
+    assert not set(texts.judging) & set(texts.calibrating)
+
+
 @pytest.mark.parametrize("given", [[], ["same", "same"]])
 def test_too_few_texts_are_refused(given: list[str]):
     with pytest.raises(InputError, match="different texts, at least 2 are needed"):

@@ -365,6 +365,15 @@ class TestTokenizerSpec:
         assert read_tokenizer_spec({}, {"pad_token_type_id": given}, {}, None).pad_type_id == wanted
 
 
+def test_texts_that_would_be_cut_on_the_left(layout: Path) -> None:
+    edit(layout / "tokenizer_config.json", truncation_side="left")
+    with (
+        pytest.warns(TorchlessWarning, match="here they are cut on the right"),
+        pytest.warns(TorchlessWarning, match=UNVERIFIED),
+    ):
+        open_unverified(layout)
+
+
 class TestFiles:
     FILES = ("README.md", "config.json", "model.safetensors", "tokenizer.json", "onnx/model.onnx",
              "onnx/model.onnx_data", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx", "model.onnx",

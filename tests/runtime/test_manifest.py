@@ -40,6 +40,7 @@ DOCUMENT: dict[str, Any] = {
         "padding_side": "right",
         "pad_id": 0,
         "pad_type_id": 0,
+        "truncation_side": "right",
         "inputs": ["input_ids", "attention_mask"],
     },
     "files": [{"path": name, "size": 9, "sha256": SHA} for name in ("config.json", "model.onnx", "model.onnx.data")],

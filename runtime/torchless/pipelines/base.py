@@ -19,6 +19,7 @@ from torchless.devices import Device, parse_device
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, warn_once
 from torchless.manifest import TokenizerSpec, Variant
 from torchless.pipelines.inputs import TokenizerArguments, read_texts, read_tokenizer_arguments
+from torchless.pipelines.tasks import find_task
 from torchless.session import Session, choose_device
 from torchless.tokenization import Encoding, TextInput, Tokenizer
 
@@ -74,11 +75,16 @@ class Pipeline(abc.ABC):
         self.problem_type = manifest.problem_type
         self.variant = choose_variant(manifest.variants, chosen, variant)
         graph = manifest.variants[self.variant]
+        task = find_task(self.task)
+        if (graph.output.name, graph.output.axes) != (task.output, task.axes):
+            raise BundleError(
+                f"{bundle.path}: variant {self.variant} gives {graph.output.name} {list(graph.output.axes)}, "
+                f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
+            )
         self._batch_size = check_batch_size(batch_size)
         self._tokenizer = Tokenizer(
             bundle.read("tokenizer.json"), manifest.tokenizer, str(bundle.path / "tokenizer.json")
         )
-        self._check_vocabulary(bundle)
         # The defaults that were given for every call; checked now, so that a mistake shows at once.
         self._tokenizer_arguments = dict(tokenizer_arguments or {})
         read_tokenizer_arguments(self._tokenizer, self._tokenizer_arguments)
@@ -94,6 +100,7 @@ class Pipeline(abc.ABC):
             )
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
+        self._check_vocabulary(bundle)
         logger.debug(
             "%s: variant %s on %s, %d threads", bundle.path, self.variant, self.provider, self._session.threads
         )
@@ -232,13 +239,19 @@ class Pipeline(abc.ABC):
         return {name: rows[name]() for name in self._graph_inputs}
 
     def _check_vocabulary(self, bundle: Bundle) -> None:
-        size = bundle.config().get("vocab_size")
-        largest = self._tokenizer.largest_id(thorough=not bundle.verified)
-        if isinstance(size, int) and largest >= size:
-            raise BundleError(
-                f"{bundle.path}: tokenizer.json gives ids up to {largest}, config.json's vocab_size is {size}; "
-                "they are not of one model: export it again"
-            )
+        config, spec = bundle.config(), self._tokenizer.spec
+        largest = max(self._tokenizer.largest_id(thorough=not bundle.verified), spec.pad_id or 0)
+        types = {"token_type_ids"} & set(self._graph_inputs)
+        for found, key, what in (
+            (largest, "vocab_size", "token ids"),
+            (spec.pad_type_id if types else 0, "type_vocab_size", "token type ids"),
+        ):
+            size = config.get(key)
+            if isinstance(size, int) and 0 < size <= found:
+                raise BundleError(
+                    f"{bundle.path}: the tokenizer gives {what} up to {found}, config.json's {key} is {size}; "
+                    "they are not of one model: export it again"
+                )
 
 
 def _shifted(report: Callable[[int], None] | None, first: int) -> Callable[[int], None] | None:

@@ -176,7 +176,9 @@ class TestWrongFiles:
         assert "'review'" in line
         assert "id" in line
 
-    @pytest.mark.parametrize(("content", "says"), [(b"", "no record"), (b"\xff\xfea\0", "UTF-8"), (b"a\n\xe9t\xe9\n", "UTF-8")])
+    @pytest.mark.parametrize(
+        ("content", "says"), [(b"", "no record"), (b"\xff\xfea\0", "UTF-8"), (b"a\n\xe9t\xe9\n", "UTF-8")]
+    )
     def test_broken_input(self, sample_bundle: Path, tmp_path: Path, content: bytes, says: str) -> None:
         path = tmp_path / "texts.txt"
         path.write_bytes(content)
@@ -202,7 +204,15 @@ class TestOthers:
     def test_explain(self, sample_bundle: Path) -> None:
         result = run("explain", sample_bundle, "What a fine film!", "--variant", "fp32")
         assert result.returncode == 0, result.stderr
-        for part in ("fp32 on CPUExecutionProvider", "[CLS]", "fine", "logit", "POSITIVE", "1 preprocess", "3 postprocess"):
+        for part in (
+            "fp32 on CPUExecutionProvider",
+            "[CLS]",
+            "fine",
+            "logit",
+            "POSITIVE",
+            "1 preprocess",
+            "3 postprocess",
+        ):
             assert part in result.stdout
 
     def test_explain_a_pair(self, sample_bundle: Path) -> None:
@@ -212,7 +222,14 @@ class TestOthers:
     def test_inspect(self, sample_bundle: Path) -> None:
         result = run("inspect", sample_bundle)
         assert result.returncode == 0, result.stderr
-        for part in ("NEGATIVE, POSITIVE", "agreement 1.0000 with pytorch", "95 % confidence", "unchanged", "fp32", "int8"):
+        for part in (
+            "NEGATIVE, POSITIVE",
+            "agreement 1.0000 with pytorch",
+            "95 % confidence",
+            "unchanged",
+            "fp32",
+            "int8",
+        ):
             assert part in result.stdout
 
     def test_inspect_json(self, sample_bundle: Path) -> None:

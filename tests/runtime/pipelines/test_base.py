@@ -207,6 +207,17 @@ class TestLife:
         with pytest.raises(BundleError, match=r"ids up to 8191, config.json's vocab_size is 100"):
             torchless.pipeline(model=bundle_copy)
 
+    def test_a_pad_that_the_model_does_not_have(self, bundle_copy: Path) -> None:
+        change(bundle_copy, lambda manifest: manifest["tokenizer"].update(pad_id=8192))
+        with pytest.raises(BundleError, match=r"token ids up to 8192, config.json's vocab_size is 8192"):
+            torchless.pipeline(model=bundle_copy)
+
+    def test_an_output_of_another_task(self, bundle_copy: Path) -> None:
+        other = {"name": "last_hidden_state", "dtype": "float32", "axes": ["batch", "sequence", "hidden"]}
+        change(bundle_copy, lambda manifest: manifest["variants"]["fp32"].update(output=other))
+        with pytest.raises(BundleError, match=r"gives last_hidden_state .* needs logits"):
+            torchless.pipeline(model=bundle_copy, variant="fp32")
+
     def test_a_label_too_many(self, bundle_copy: Path) -> None:
         labels = ["NEGATIVE", "POSITIVE", "NEITHER"]
         config = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
