@@ -12,23 +12,22 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
-@dataclass(frozen=True)
+@dataclass
 class Repository:
-    """What the hub holds under one name: `files` of one commit, found by it and by `revisions`."""
+    """What the hub holds under one name: each commit's files, and the commits by branch or tag."""
 
-    files: Mapping[str, bytes]
-    commit: str
-    revisions: tuple[str, ...]
-    gated: bool
+    gated: bool = False
+    commits: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
 
 
 class FakeHub:
@@ -37,12 +36,14 @@ class FakeHub:
     Attributes:
         url: what HF_ENDPOINT must be.
         requests: each request so far as "GET /path".
+        after_info: called once, after the next list of a repository's files.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.requests: list[str] = []
         self.repositories: dict[str, Repository] = {}
+        self.after_info: Callable[[], Any] | None = None
 
     def add(
         self,
@@ -52,14 +53,21 @@ class FakeHub:
         revisions: tuple[str, ...] = ("main",),
         gated: bool = False,
     ) -> str:
-        """Publish a directory, or file names with their bytes; returns the commit, 40 hexadecimal digits."""
+        """Publish a directory, or file names with their bytes; returns the commit, 40 hexadecimal digits.
+
+        A name that is there already gets another commit, to which `revisions` then point.
+        """
         if isinstance(files, Path):
             files = {p.relative_to(files).as_posix(): p.read_bytes() for p in sorted(files.rglob("*")) if p.is_file()}
         digest = hashlib.sha1(name.encode())
         for path, data in files.items():
             digest.update(path.encode() + b"\0" + data)
-        self.repositories[name] = Repository(files, digest.hexdigest(), revisions, gated)
-        return digest.hexdigest()
+        commit = digest.hexdigest()
+        repository = self.repositories.setdefault(name, Repository())
+        repository.gated = gated
+        repository.commits[commit] = files
+        repository.revisions |= dict.fromkeys((*revisions, commit), commit)
+        return commit
 
     def python(self, code: str, *arguments: Any, home: Path, **environment: str) -> Any:
         """Run `code` in a fresh interpreter whose hub this is, HF_HOME being `home`.
@@ -85,24 +93,28 @@ class FakeHub:
         repository = self.repositories.get(name)
         if repository is None:
             return _refusal(404, "RepoNotFound", "Repository not found")
-        if revision not in (repository.commit, *repository.revisions):
+        if revision not in repository.revisions:
             return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        commit = repository.revisions[revision]
+        files = repository.commits[commit]
         if kind == "info":
-            siblings = [{"rfilename": file} for file in repository.files]
-            return _json({"id": name, "modelId": name, "sha": repository.commit, "siblings": siblings, "tags": []})
+            hook, self.after_info = self.after_info, None
+            if hook is not None:
+                hook()
+            siblings = [{"rfilename": file} for file in files]
+            return _json({"id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []})
         if kind == "tree":
             return _json([
                 {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for file, data in repository.files.items()
+                for file, data in files.items()
             ])  # fmt: skip
         if repository.gated:
             return _refusal(403, "GatedRepo", f"Access to model {name} is restricted")
-        commit = {"X-Repo-Commit": repository.commit}
-        if file not in repository.files:
+        if file not in files:
             status, headers, body = _refusal(404, "EntryNotFound", "Entry not found")
-            return status, headers | commit, body
-        data = repository.files[file]
-        return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'} | commit, data
+            return status, headers | {"X-Repo-Commit": commit}, body
+        data = files[file]
+        return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": commit}, data
 
     def _read(self, path: str) -> tuple[str, str, str, str]:
         """Return (kind, repository, revision, file) of a request's path."""

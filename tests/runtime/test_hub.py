@@ -103,6 +103,26 @@ def test_a_branch_that_moved(fake_hub: Any, home: Path, onnx_files: dict[str, by
     assert offline["path"] == online["path"]
 
 
+def test_a_branch_that_moves_meanwhile(fake_hub: Any, home: Path, onnx_files: dict[str, bytes]) -> None:
+    commit = fake_hub.add("org/model", onnx_files)
+    fake_hub.after_info = lambda: fake_hub.add("org/model", onnx_files | {"config.json": b"of the next commit"})
+    [outcome] = open_all(fake_hub, home, {"model": "org/model", "variant": "fp32"})
+    assert Path(outcome["path"]).name == commit  # the list's and the files' alike
+    assert outcome["label"] == "POSITIVE"
+
+
+def test_a_checkpoint_in_the_cache_is_still_never_exported(fake_hub: Any, home: Path) -> None:
+    fake_hub.add("org/model", {"config.json": b"{}", "model.safetensors": b""}, revisions=("v1",))
+    fetch = """
+import json, torchless.hub
+print(json.dumps(str(torchless.hub.fetch("org/model", "v1", lambda files: files, ValueError))))
+"""
+    assert Path(fake_hub.python(fetch, home=home)).is_dir()
+    [outcome] = open_all(fake_hub, home, {"model": "org/model", "revision": "v1"}, HF_HUB_OFFLINE="1")
+    assert outcome["error"] == "CheckpointError"
+    assert outcome["message"].endswith("torchless export org/model model-onnx --revision v1")
+
+
 def test_what_cannot_be_had_is_one_clear_line(fake_hub: Any, home: Path, onnx_files: dict[str, bytes]) -> None:
     fake_hub.add("org/model", onnx_files)
     fake_hub.add("org/never-exported", {"config.json": b"{}", "model.safetensors": b""},

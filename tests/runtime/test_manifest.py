@@ -127,6 +127,7 @@ def test_a_newer_major_version_is_told_before_anything_else(version):
 
 
 OPTIONAL = [
+    "tokenizer.truncation_side",
     "provenance",
     "tokenizer.max_length",
     "tokenizer.position_limit",

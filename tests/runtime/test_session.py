@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,6 +264,15 @@ def test_threads_refused(threads):
 @pytest.mark.parametrize("profile", session.PROFILES)
 def test_profiles(sample_bundle, profile):
     assert real(sample_bundle, profile=profile, threads=1).run(batch([2, 3])).shape == (1, 2)
+
+
+@pytest.mark.parametrize("profile", session.PROFILES)
+def test_an_idle_session_burns_no_cpu(sample_bundle, profile):
+    opened = real(sample_bundle, profile=profile, threads=4)
+    opened.run(batch([2, 3]))
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.03  # ONNX Runtime's default: 0.05 and more
 
 
 def test_an_unknown_profile_is_refused():

@@ -188,6 +188,8 @@ class TestLife:
     def test_closed(self, sample_bundle: Path) -> None:
         with torchless.pipeline(model=sample_bundle, variant="fp32") as pipe:
             assert pipe("fine")
+        with pytest.raises(InferenceError, match="this pipeline is closed"):
+            pipe("fine")
         pipe.close()  # a second time does nothing
         for call in (pipe, pipe.explain, lambda text: pipe.warmup()):
             with pytest.raises(InferenceError, match="this pipeline is closed"):
