@@ -107,8 +107,6 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
             for key, name in variants.items()
         },
     )
-    if tokenizer_config.get("truncation_side", "right") != "right":
-        warn_once(f"{folder}: its tokenizer cuts over-long texts on the left; here they are cut on the right")
     warn_once(f"{folder}: not a torchless bundle: its graphs were never compared with a checkpoint (unverified)")
     return Bundle(folder, manifest, verified=False)
 

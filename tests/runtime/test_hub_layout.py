@@ -365,13 +365,11 @@ class TestTokenizerSpec:
         assert read_tokenizer_spec({}, {"pad_token_type_id": given}, {}, None).pad_type_id == wanted
 
 
-def test_texts_that_would_be_cut_on_the_left(layout: Path) -> None:
-    edit(layout / "tokenizer_config.json", truncation_side="left")
-    with (
-        pytest.warns(TorchlessWarning, match="here they are cut on the right"),
-        pytest.warns(TorchlessWarning, match=UNVERIFIED),
-    ):
-        open_unverified(layout)
+@pytest.mark.parametrize(("given", "wanted"), [("left", "left"), ("right", "right"), ("middle", "right"), (1, "right")])
+def test_the_side_on_which_texts_are_cut(layout: Path, given: object, wanted: str) -> None:
+    edit(layout / "tokenizer_config.json", truncation_side=given)
+    with pytest.warns(TorchlessWarning, match=UNVERIFIED):
+        assert open_unverified(layout).manifest.tokenizer.truncation_side == wanted
 
 
 class TestFiles:
