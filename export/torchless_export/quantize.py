@@ -8,8 +8,8 @@ which ONNX Runtime fuses at load to `DynamicQuantizeMatMul`, or to `MatMulIntege
 one activation (query, key, value): then it is quantized once. Activations are uint8, one range per tensor and run;
 weights are int8, symmetric, one scale per output column, wide enough that no processor saturates (`saturation`).
 Products of two activations stay fp32. Large embedding tables become int8 with one scale per row: on MiniLM (SST-2) a
-bundle of 24 instead of 59 MB, and no difference in agreement or time. Inputs, outputs, opset and the names of all
-tensors that remain are those of the fp32 model.
+model of 24 instead of 59 MB, and no difference beyond noise in agreement or time. Inputs, outputs, opset and the names
+of all tensors that remain are those of the fp32 model.
 """
 
 from __future__ import annotations

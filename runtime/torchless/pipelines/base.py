@@ -81,7 +81,7 @@ class Pipeline(abc.ABC):
                 f"{bundle.path}: variant {self.variant} gives {graph.output.name} {list(graph.output.axes)}, "
                 f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
             )
-        self._batch_size = check_batch_size(batch_size)
+        self._batch_size = check_count("batch_size", batch_size)
         self._tokenizer = Tokenizer(
             bundle.read("tokenizer.json"), manifest.tokenizer, str(bundle.path / "tokenizer.json")
         )
@@ -258,17 +258,17 @@ def _shifted(report: Callable[[int], None] | None, first: int) -> Callable[[int]
     return report if report is None or first == 0 else lambda position: report(first + position)
 
 
-def check_batch_size(batch_size: Any) -> int | None:
-    """Return `batch_size` if it is a whole number from 1, or None.
+def check_count(name: str, count: Any) -> int | None:
+    """Return the argument `name` if it is a whole number from 1, or None.
 
     Raises:
         InputError: something else.
     """
-    if batch_size is None:
+    if count is None:
         return None
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}, wanted a whole number from 1, or None to choose by length")
-    return batch_size
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"{name} is {count!r}, wanted a whole number from 1, or None to choose by length")
+    return count
 
 
 def choose_variant(variants: Mapping[str, Variant], device: Device, name: str | None) -> str:

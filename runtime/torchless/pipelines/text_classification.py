@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError, InputTypeError
 from torchless.explanation import Explanation
-from torchless.pipelines.base import Pipeline, check_batch_size
+from torchless.pipelines.base import Pipeline, check_count
 from torchless.pipelines.inputs import DEFAULT_TOP_K, TokenizerArguments, read_text, read_texts
 from torchless.postprocess import check_finite, check_top_k, choose_function, rank
 from torchless.tokenization import TextInput
@@ -52,6 +52,7 @@ class TextClassificationPipeline(Pipeline):
         top_k: int | None = DEFAULT_TOP_K,
         function_to_apply: str | None = None,
         batch_size: int | None = None,
+        window: int | None = None,
         **tokenizer_arguments: Any,
     ) -> Any:
         """Classify; the shape of the answer follows that of the input, as in transformers.
@@ -65,6 +66,7 @@ class TextClassificationPipeline(Pipeline):
             top_k: labels for each text.
             function_to_apply: "softmax", "sigmoid" or "none"; None: what the model's problem type wants.
             batch_size: the most texts in a batch; None: packed by length.
+            window: of an iterator, the texts read ahead and sorted by length among themselves; None: one batch.
             tokenizer_arguments: `truncation`, `max_length`, `padding`, ... as transformers' tokenizers take them.
 
         Raises:
@@ -75,7 +77,8 @@ class TextClassificationPipeline(Pipeline):
         chosen = self._top_k if top_k is DEFAULT_TOP_K else top_k
         finish = _Finish(self, chosen, self._default(function_to_apply), bare=single)
         arguments = self._arguments(tokenizer_arguments)
-        size = check_batch_size(batch_size) or self._batch_size
+        size = check_count("batch_size", batch_size) or self._batch_size
+        ahead = check_count("window", window) or size
         if isinstance(inputs, str):
             [answer] = self._classify([inputs], arguments, size, finish)
             # transformers wraps the answer to one string unless this very call names top_k.
@@ -86,7 +89,7 @@ class TextClassificationPipeline(Pipeline):
         if isinstance(inputs, list | tuple) or (isinstance(inputs, Sequence) and not isinstance(inputs, bytes)):
             return self._classify([read_text(item, i) for i, item in enumerate(inputs)], arguments, size, finish)
         if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | bytearray | Mapping):
-            return self._stream(inputs, arguments, size, finish)
+            return self._stream(inputs, arguments, size, finish, ahead)
         raise InputTypeError(
             f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
         )
@@ -172,10 +175,15 @@ class TextClassificationPipeline(Pipeline):
         return answers
 
     def _stream(
-        self, inputs: Iterable[Any], arguments: TokenizerArguments, size: int | None, finish: _Finish
+        self,
+        inputs: Iterable[Any],
+        arguments: TokenizerArguments,
+        size: int | None,
+        finish: _Finish,
+        ahead: int | None,
     ) -> Iterator[Answer]:
         count = 0
-        for batch in self._batches_of(inputs, size):
+        for batch in self._batches_of(inputs, ahead):
             texts = [read_text(item, count + i) for i, item in enumerate(batch)]
             yield from self._classify(texts, arguments, size, finish, count)
             count += len(batch)

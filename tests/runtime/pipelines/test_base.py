@@ -16,7 +16,7 @@ from torchless.devices import Device
 from torchless.errors import BundleError, InferenceError, InputError, InputTypeError, ProviderError, TorchlessWarning
 from torchless.manifest import OutputSpec, Variant
 from torchless.pipelines import base
-from torchless.pipelines.base import Pipeline, check_batch_size, choose_variant
+from torchless.pipelines.base import Pipeline, check_count, choose_variant
 
 TEXTS = ["a fine film", "dull", "the jokes are old and the plot is older", "it says nothing at all", "great fun", "no"]
 TOO_LONG = "dull " * 600
@@ -163,7 +163,7 @@ class TestChooseVariant:
 
 @pytest.mark.parametrize("size", [None, 1, 32])
 def test_batch_sizes(size: int | None) -> None:
-    assert check_batch_size(size) == size
+    assert check_count("batch_size", size) == size
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 2.0, "2"])

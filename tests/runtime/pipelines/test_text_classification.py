@@ -108,6 +108,23 @@ class TestShapes:
             assert iter(answers) is answers
             assert shape(list(answers)) == [wanted, wanted]
 
+    @pytest.mark.parametrize(
+        ("window", "batch_size", "ahead"), [(None, None, 32), (None, 4, 4), (100, 4, 100), (8, None, 8)]
+    )
+    def test_a_stream_reads_so_far_ahead(
+        self, pipe: TextClassificationPipeline, window: int | None, batch_size: int | None, ahead: int
+    ) -> None:
+        texts = [f"{'very ' * (i * 7 % 11)}fine {i}" for i in range(130)]
+        read: list[str] = []
+        answers = pipe((read.append(text) or text for text in texts), window=window, batch_size=batch_size)
+        assert read == []
+        first = next(answers)
+        assert len(read) == ahead
+        found = [first, *answers]
+        wanted = pipe(texts)
+        assert [answer["label"] for answer in found] == [answer["label"] for answer in wanted]
+        assert [answer["score"] for answer in found] == pytest.approx([answer["score"] for answer in wanted], abs=1e-6)
+
     def test_more_than_there_are_labels(self, pipe: TextClassificationPipeline) -> None:
         assert pipe("fine", top_k=9) == pipe("fine", top_k=None)
 
@@ -121,7 +138,13 @@ class TestShapes:
             pipe([["fine", "dull"]])
 
     def test_a_wrong_argument_is_told_before_the_stream_is_read(self, pipe: TextClassificationPipeline) -> None:
-        for wrong in ({"top_k": 0}, {"function_to_apply": "relu"}, {"batch_size": 0}, {"truncate": True}):
+        for wrong in (
+            {"top_k": 0},
+            {"function_to_apply": "relu"},
+            {"batch_size": 0},
+            {"window": 0},
+            {"truncate": True},
+        ):
             with pytest.raises(InputError):
                 pipe(iter(["fine"]), **wrong)
 
