@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell's background jobs ignore SIGINT, and what they start inherits that; the tests that interrupt
+# a process need it as it is in the foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ASSETS = Path(__file__).parent / "assets"
 

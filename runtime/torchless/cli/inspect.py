@@ -10,7 +10,7 @@ from torchless.bundle import Bundle
 from torchless.cli import options
 from torchless.cpu import features
 from torchless.errors import one_line
-from torchless.manifest import Manifest, Variant
+from torchless.manifest import MANIFEST_NAME, Manifest, Variant
 from torchless.pipelines.factory import open_bundle
 
 
@@ -30,7 +30,10 @@ def command(bundle: str, as_json: bool) -> None:
     """
     found = open_bundle(bundle)
     if as_json:
-        click.echo(found.manifest.to_json(), nl=False)
+        as_it_is = (
+            (found.path / MANIFEST_NAME).read_text(encoding="utf-8") if found.verified else found.manifest.to_json()
+        )
+        click.echo(as_it_is, nl=False)
         return
     # All of it first: a bundle that fails the check is not described as if it were whole.
     click.echo("\n".join(list(_describe(found))))
@@ -83,9 +86,11 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
         )
     made = variant.quantization
     if made:
+        risk = made.get("saturating_columns")
         yield (
             f"{made.get('products')} products in int8; {made.get('widened_columns')} of {made.get('columns')} columns "
-            "with a wider scale, so that no processor saturates"
+            "have a wider scale, so that no text saturates on any processor"
+            + (f" ({risk} would have, on the calibration texts)" if risk is not None else "")
         )
 
 
