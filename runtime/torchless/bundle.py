@@ -11,6 +11,10 @@ The invariants, in the order in which they are checked:
 5. What was hashed is what is used: small files as the bytes that were read, model files through the
    descriptor that was hashed, so that a rename in between changes nothing.
 6. `config.json` names the same labels as the manifest.
+
+A file replaced by a rename after that changes nothing for what is open. One overwritten in place is another matter:
+external data is read from the mapped file for as long as the session lives, so whoever may write into a bundle's
+files is trusted with its answers.
 """
 
 from __future__ import annotations

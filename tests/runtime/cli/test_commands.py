@@ -171,6 +171,16 @@ class TestWrongFiles:
         assert "model.onnx: sha256" in complaint(run("run", bundle_copy, "a text", "--variant", "fp32"), 1)
         assert "model.onnx: sha256" in complaint(run("inspect", bundle_copy), 1)
 
+    def test_newer_format(self, bundle_copy: Path) -> None:
+        manifest = bundle_copy / "torchless.json"
+        manifest.write_text(manifest.read_text(encoding="utf-8").replace('"format": "1.0"', '"format": "2.0"'))
+        assert "format 2.0, this torchless reads up to 1.x; upgrade" in complaint(run("run", bundle_copy, "a text"), 1)
+
+    @pytest.mark.parametrize("name", ["model_int8.onnx", "tokenizer.json", "config.json"])
+    def test_missing_file(self, bundle_copy: Path, name: str) -> None:
+        (bundle_copy / name).unlink()
+        assert f"{name}: missing" in complaint(run("run", bundle_copy, "a text", "--variant", "int8"), 1)
+
     def test_missing_column(self, sample_bundle: Path, texts: Path) -> None:
         line = complaint(run("run", sample_bundle, "--input", texts, "--column", "review"), 1)
         assert "'review'" in line
