@@ -42,6 +42,12 @@ _WORDS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test see the warnings that a process gives once."""
+    monkeypatch.setattr("torchless.errors._given", set())
+
+
 @pytest.fixture(scope="session")
 def sample_checkpoint() -> Path:
     """The sample checkpoint that ships with the repository."""

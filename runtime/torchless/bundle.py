@@ -68,6 +68,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     verified: bool = True
+    _config: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -107,18 +108,21 @@ class Bundle:
         return any(entry.path == name for entry in self.manifest.files)
 
     def config(self) -> dict[str, Any]:
-        """Return `config.json` as a dict.
+        """Return `config.json` as a dict; the file is read once.
 
         Raises:
             BundleError: as `read`, or it is not a JSON object.
         """
+        if self._config:
+            return self._config
         try:
             config = strict_json.loads(self.read("config.json"))
         except strict_json.JSONError as error:
             raise BundleError(f"{self.path / 'config.json'}: {error}; export the bundle again") from None
         if not isinstance(config, dict):
             raise BundleError(f"{self.path / 'config.json'}: not a JSON object; export the bundle again")
-        return config
+        self._config.update(config)
+        return self._config
 
     @contextmanager
     def model(self, variant: str) -> Iterator[ModelSource]:

@@ -76,7 +76,7 @@ def _remember(snapshot: Path, revision: str) -> None:
 
     The client itself notes it only where it was asked for by that name, and it was asked for the commit.
     """
-    if revision == snapshot.name or ".." in revision:
+    if revision == snapshot.name or ".." in revision or os.path.isabs(revision):
         return
     ref = snapshot.parent.parent / "refs" / revision
     draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")

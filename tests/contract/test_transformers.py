@@ -92,12 +92,6 @@ def two(open_two: Callable[..., Two], checkpoint: Path) -> Two:
     return open_two(checkpoint)
 
 
-@pytest.fixture(autouse=True)
-def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each test see the warnings that a process gives once."""
-    monkeypatch.setattr("torchless.errors._given", set())
-
-
 def plain(answer: Any) -> Any:
     """Return an answer with its iterators read."""
     return answer if isinstance(answer, str | float | dict | list) else list(answer)

@@ -338,3 +338,9 @@ def test_more_labels_than_the_graph_gives_are_refused(bundle_copy):
     rewritten(bundle_copy, "config.json", lambda config: config.update(id2label=table), labels=labels)
     with pytest.raises(BundleError, match="2 scores, the manifest names 3 labels"):
         torchless.pipeline(model=bundle_copy, device="cpu", variant="fp32")
+
+
+def test_config_json_is_read_once(tmp_path, monkeypatch):
+    bundle = Bundle.open(write(tmp_path / "b"))
+    monkeypatch.setattr(Bundle, "read", lambda self, name: pytest.fail(f"{name} is read again"))
+    assert bundle.config() == json.loads(FILES["config.json"])

@@ -28,12 +28,6 @@ UNVERIFIED = r"not a torchless bundle: .* \(unverified\)"
 links = pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
 
 
-@pytest.fixture(autouse=True)
-def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each test see the warnings that a process gives once."""
-    monkeypatch.setattr("torchless.errors._given", set())
-
-
 @pytest.fixture
 def layout(sample_bundle: Path, tmp_path: Path) -> Path:
     """The sample as the hub's repositories with ONNX files have it."""

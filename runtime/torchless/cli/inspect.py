@@ -36,7 +36,7 @@ def command(bundle: str, as_json: bool) -> None:
         click.echo(as_it_is, nl=False)
         return
     # All of it first: a bundle that fails the check is not described as if it were whole.
-    click.echo("\n".join(list(_describe(found))))
+    click.echo("\n".join(_describe(found)))
 
 
 def _describe(bundle: Bundle) -> Iterator[str]:

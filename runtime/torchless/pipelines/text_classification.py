@@ -120,6 +120,7 @@ class TextClassificationPipeline(Pipeline):
         rows = np.asarray(logits, np.float32)
         if rows.ndim != 2 or rows.shape[1] != len(self.labels):
             raise InputError(f"the logits have the shape {rows.shape}, wanted (batch, {len(self.labels)})")
+        check_finite(rows)  # what `forward` gives was checked there; these may come from anywhere
         return _Finish(self, top_k, self._default(function_to_apply), bare=top_k == 1)(rows)
 
     def explain(self, text: TextInput | dict[str, str], **tokenizer_arguments: Any) -> Explanation:
@@ -201,6 +202,5 @@ class _Finish:
         self._bare = bare
 
     def __call__(self, logits: NDArray[np.float32]) -> list[Any]:
-        check_finite(logits)
         rows = rank(self._function(logits), self._labels, self._top_k)
         return [row[0] for row in rows] if self._bare else rows

@@ -22,18 +22,6 @@ TEXTS = ["a fine film", "dull", "the jokes are old and the plot is older", "it s
 TOO_LONG = "dull " * 600
 
 
-@pytest.fixture(autouse=True)
-def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each test see the warnings that a process gives once."""
-    monkeypatch.setattr("torchless.errors._given", set())
-
-
-@pytest.fixture(scope="module")
-def pipe(sample_bundle: Path) -> Iterator[Pipeline]:
-    with torchless.pipeline(model=sample_bundle, variant="fp32", device="cpu") as opened:
-        yield opened
-
-
 @pytest.fixture
 def open_changed(bundle_copy: Path) -> Callable[..., Pipeline]:
     """Return a function that opens a copy of the sample whose manifest says otherwise of the tokenizer."""

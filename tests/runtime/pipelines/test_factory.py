@@ -19,12 +19,6 @@ from torchless.pipelines.tasks import TASKS, Task, find_task
 
 
 @pytest.fixture(autouse=True)
-def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each test see the warnings that a process gives once."""
-    monkeypatch.setattr("torchless.errors._given", set())
-
-
-@pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in this file may reach a network."""
 

@@ -16,12 +16,6 @@ from torchless.pipelines.inputs import TokenizerArguments, read_text, read_texts
 from torchless.tokenization import Tokenizer, Truncation
 
 
-@pytest.fixture(autouse=True)
-def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each test see the warnings that a process gives once."""
-    monkeypatch.setattr("torchless.errors._given", set())
-
-
 @pytest.fixture(scope="module")
 def tokenizer(sample_bundle: Path) -> Tokenizer:
     bundle = Bundle.open(sample_bundle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,6 @@ from torchless.postprocess import sigmoid, softmax
 
 TEXTS = ["a fine film", "dull", "the jokes are old and the plot is older", "", "it says nothing at all", "great fun"]
 PAIR = {"text": "a fine film", "text_pair": "dull"}
-
-
-@pytest.fixture(scope="module")
-def pipe(sample_bundle: Path) -> Iterator[TextClassificationPipeline]:
-    with torchless.pipeline(model=sample_bundle, variant="fp32", device="cpu") as opened:
-        yield opened
 
 
 @pytest.fixture
