@@ -340,7 +340,7 @@ def test_more_labels_than_the_graph_gives_are_refused(bundle_copy):
         torchless.pipeline(model=bundle_copy, device="cpu", variant="fp32")
 
 
-def test_config_json_is_read_once(tmp_path, monkeypatch):
-    bundle = Bundle.open(write(tmp_path / "b"))
+def test_config_json_is_read_once(folder, monkeypatch):
+    bundle = Bundle.open(folder)
     monkeypatch.setattr(Bundle, "read", lambda self, name: pytest.fail(f"{name} is read again"))
     assert bundle.config() == json.loads(FILES["config.json"])
