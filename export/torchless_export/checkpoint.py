@@ -16,7 +16,7 @@ from torchless import hub, strict_json
 from torchless.errors import CheckpointError, InputError, TorchlessError
 from torchless.hub_layout import problem_type, read_labels
 from torchless.manifest import MANIFEST_NAME
-from torchless.pipelines.tasks import TASKS, Task, find_task
+from torchless.pipelines.tasks import TASKS, Task, find_task, infer_task
 
 _SMALL = 16 << 20
 _TOKENIZER = 256 << 20
@@ -48,7 +48,7 @@ class Checkpoint:
         revision: the commit, for one from the hub.
         config: `config.json`.
         tokenizer_config: `tokenizer_config.json`, or an empty dict.
-        task, labels, problem_type: what the bundle will say.
+        task, labels, problem_type: what the bundle will say; no labels and None for a task without.
         weights: the safetensors files, in the order of their names.
         tensors: every tensor's shape.
     """
@@ -60,7 +60,7 @@ class Checkpoint:
     tokenizer_config: Mapping[str, Any]
     task: Task
     labels: tuple[str, ...]
-    problem_type: str
+    problem_type: str | None
     weights: tuple[Path, ...]
     tensors: Mapping[str, tuple[int, ...]]
 
@@ -103,7 +103,7 @@ def open_checkpoint(
         raise CheckpointError(f"{name}: a bundle that was exported already; give the checkpoint it was made from")
     config = _read_config(folder)
     found = _infer_task(folder, config, wanted)
-    labels = _read_labels(folder, config)
+    labels = _read_labels(folder, config) if "labels" in found.axes else ()
     _check_tokenizer(folder)
     weights = _find_weights(folder, name)
     tensors: dict[str, tuple[int, ...]] = {}
@@ -120,7 +120,7 @@ def open_checkpoint(
         tokenizer_config=tokenizer_config,
         task=found,
         labels=labels,
-        problem_type=problem_type(dict(config), len(labels)),
+        problem_type=problem_type(dict(config), len(labels)) if labels else None,
         weights=weights,
         tensors=tensors,
     )
@@ -157,15 +157,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _infer_task(folder: Path, config: Mapping[str, Any], wanted: Task | None) -> Task:
     given = config.get("architectures")
-    architectures = [str(name) for name in given] if isinstance(given, list) else []
-    if wanted is not None:
-        return wanted
-    if not architectures or any(name.endswith("ForSequenceClassification") for name in architectures):
-        return find_task("text-classification")
-    known = ", ".join(task.name for task in TASKS)
-    raise CheckpointError(
-        f"{folder / 'config.json'}: {', '.join(architectures)} fits none of the tasks {known}; name one with --task"
-    )
+    found = wanted or (infer_task(given) if given else find_task("text-classification"))
+    if found is None:
+        architectures = ", ".join(map(str, given)) if isinstance(given, list) else str(given)
+        known = ", ".join(task.name for task in TASKS)
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {architectures} fits none of the tasks {known}; name one with --task"
+        )
+    return found
 
 
 def _read_labels(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

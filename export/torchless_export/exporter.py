@@ -23,7 +23,8 @@ from torchless.errors import CheckpointError, InputError, ParityError, Torchless
 from torchless.hub_layout import read_tokenizer_spec
 from torchless.limits import position_limit
 from torchless.manifest import GRAPH_INPUTS, MANIFEST_NAME, FileEntry, Manifest, OutputSpec, Variant
-from torchless.pipelines.text_classification import TextClassificationPipeline
+from torchless.pipelines.base import Pipeline
+from torchless.pipelines.tasks import find_task
 from torchless_export import optimum_converter, parity
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
 from torchless_export.pytorch_reference import PyTorchReference, system_errors
@@ -65,7 +66,7 @@ def export(
         checkpoint: a directory that `save_pretrained` wrote, or a hub id.
         bundle: the directory to make; made whole, or left as it was.
         variants: of "fp32" and "int8".
-        task: "text-classification"; None: what the config says.
+        task: "text-classification" or "feature-extraction"; None: what the config says.
         converter: "optimum", or "auto" to choose.
         calibration: texts that judge, as a file or a sequence; None: the set that ships with this package.
         min_agreement: the share of answers that a variant other than fp32 must keep.
@@ -261,11 +262,12 @@ def _calibration_batches(bundle: Bundle, texts: TextSet, length: int) -> list[Ma
 
 
 @contextlib.contextmanager
-def _open(bundle: Bundle, variant: str) -> Iterator[TextClassificationPipeline]:
+def _open(bundle: Bundle, variant: str) -> Iterator[Pipeline]:
     """Open a variant on the CPU as the runtime does; that it may not suit this processor is no news here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TorchlessWarning)
-        pipeline = TextClassificationPipeline(bundle, device="cpu", variant=variant, profile="throughput")
+        open_pipeline = find_task(bundle.manifest.task).load()
+        pipeline = open_pipeline(bundle, device="cpu", variant=variant, profile="throughput")
     with pipeline:
         yield pipeline
 

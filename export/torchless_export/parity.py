@@ -1,4 +1,4 @@
-"""The parity gate: token ids, then logits, then labels of what was exported, against the original.
+"""The parity gate: token ids, then logits or hidden states, then answers of what was exported, against the original.
 
 It runs end to end: the bundle is opened by the runtime as a user's program will open it, and every
 variant is judged on real texts, batched by length as the runtime batches them, and alone.
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from torchless.batching import plan_batches
 from torchless.errors import InferenceError
-from torchless.pipelines.text_classification import TextClassificationPipeline
-from torchless.postprocess import choose_function
+from torchless.pipelines.base import Pipeline
+from torchless_export.comparison import Comparison, HiddenStateComparison, LogitComparison, json_number
 from torchless_export.texts import PROVING_TEXTS
 
 Arrays = dict[str, NDArray[np.int64]]
@@ -40,8 +40,8 @@ class Reference(Protocol):
         """Tokenize texts, cut and padded: arrays (batch, sequence) int64."""
         ...
 
-    def logits(self, inputs: Arrays) -> Float32:
-        """Return logits (batch, labels) float32."""
+    def forward(self, inputs: Arrays) -> Float32:
+        """Return the task's output float32: logits (batch, labels), or hidden states (batch, sequence, hidden)."""
         ...
 
 
@@ -54,13 +54,14 @@ class Parity:
         texts: how many judged.
         source: where they come from.
         ids_equal: whether every token id, mask and type id was the reference tokenizer's.
-        max_logit: the largest absolute difference of a logit.
-        max_probability, mean_probability: of a text's most changed score, the largest and the mean over texts.
-        agreement: the share of texts with the same answer; see `answers_agree`.
+        differences: of the outputs. With labels: "max_logit", the largest absolute difference of a logit, and
+            "max_probability", "mean_probability", the largest and the mean over texts of a text's most changed score.
+            Of hidden states: "max_hidden", and "max_cosine_distance", "mean_cosine_distance" over texts.
+        agreement: the share of texts with the same answer; see `comparison.answers_agree` and `comparison.COSINE`.
         agreement_low95: with 95 % confidence the agreement is at least this; see `lower_bound`.
         tolerance: what was asked.
-        batch_drift: how much a text's scores change with its company in a batch: {"texts", "max_probability",
-            "mean_probability"}.
+        batch_drift: how much a text's answer changes with its company in a batch: {"texts"} and the last two of
+            `differences`.
         failures: what the tolerance does not allow, in words; empty: passed.
     """
 
@@ -68,9 +69,7 @@ class Parity:
     texts: int
     source: str
     ids_equal: bool
-    max_logit: float
-    max_probability: float
-    mean_probability: float
+    differences: Mapping[str, float]
     agreement: float
     agreement_low95: float
     tolerance: Mapping[str, float]
@@ -91,11 +90,12 @@ class Parity:
         """Return what the manifest records."""
         record = asdict(self)
         del record["failures"]
-        return record | {"proven": self.proven}
+        differences: dict[str, float] = record.pop("differences")
+        return record | differences | {"proven": self.proven}
 
 
 def judge(
-    pipelines: Mapping[str, TextClassificationPipeline],
+    pipelines: Mapping[str, Pipeline],
     reference: Reference,
     texts: Sequence[TextInput],
     *,
@@ -108,7 +108,7 @@ def judge(
     """Judge each variant's pipeline against the reference.
 
     Args:
-        pipelines: an open pipeline for each variant.
+        pipelines: an open pipeline for each variant, all of one task.
         reference: the original.
         texts: what is run through both; `max_length` tokens at most are kept of each.
         source: named in the record.
@@ -123,7 +123,8 @@ def judge(
     first = next(iter(pipelines.values()))
     cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length is not None else {}
     wrong_ids: list[TextInput] = []
-    logits: dict[str, dict[int, Float32]] = {name: {} for name in (*pipelines, "")}
+    alone = sorted({i * len(texts) // _ALONE for i in range(_ALONE)} if len(texts) > _ALONE else range(len(texts)))
+    comparisons = {name: _comparison(pipeline, alone) for name, pipeline in pipelines.items()}
     lengths = [first.preprocess(text, **cut)["input_ids"].shape[1] for text in texts]
     batches = plan_batches(lengths, batch_size=_ROWS) if _pads(first) else [[i] for i in range(len(texts))]
     total, done = len(texts) + len(ids_only), 0
@@ -133,9 +134,10 @@ def judge(
         inputs = first.preprocess(rows, **cut)
         if not _same_ids(inputs, wanted):
             wrong_ids += _wrong_ids(first, reference, rows, cut)
-        logits[""] |= zip(batch, reference.logits(wanted), strict=True)
+        originals = _texts(reference.forward(wanted), wanted)
         for name, pipeline in pipelines.items():
-            logits[name] |= zip(batch, _forward(pipeline, inputs), strict=True)
+            for i, original, found in zip(batch, originals, _run(pipeline, inputs), strict=True):
+                comparisons[name].add(i, original, found)
         done += len(batch)
         progress(done, total)
     for batch in plan_batches([1] * len(ids_only), batch_size=_ROWS if _pads(first) else 1, keep_order=True):
@@ -143,44 +145,22 @@ def judge(
         wrong_ids += _wrong_ids(first, reference, rows, cut)
         done += len(batch)
         progress(done, total)
-    original = np.stack([logits[""][i] for i in range(len(texts))])
-    alone = sorted({i * len(texts) // _ALONE for i in range(_ALONE)} if len(texts) > _ALONE else range(len(texts)))
+    for i in alone:
+        inputs = first.preprocess(texts[i], **cut)
+        for name, pipeline in pipelines.items():
+            comparisons[name].add_alone(i, *_run(pipeline, inputs))
     return {
         name: _verdict(
-            precision="fp32" if name == "fp32" else name,
+            precision=name,
             reference=reference.name,
             source=source,
-            original=original,
-            found=np.stack([logits[name][i] for i in range(len(texts))]),
-            alone=alone,
-            found_alone=np.concatenate([_forward(pipeline, pipeline.preprocess(texts[i], **cut)) for i in alone]),
-            problem_type=pipeline.problem_type,
+            comparison=comparisons[name],
+            alone=len(alone),
             min_agreement=min_agreement,
             wrong_ids=wrong_ids,
         )
-        for name, pipeline in pipelines.items()
+        for name in pipelines
     }
-
-
-def answers_agree(original: Float32, found: Float32, problem_type: str, slack: float = 0.0) -> NDArray[np.bool_]:
-    """Tell for each row of logits (batch, labels) whether both give the same answer.
-
-    Single label: the same label is largest. Several labels: each is above or below 0.5 in both.
-    Regression has no labels: the value moves by at most a tenth of the standard deviation of the
-    original's values. `slack`: a label whose lead in the original is within this may differ, since a
-    tie has no right answer.
-    """
-    if problem_type == "regression":
-        spread = np.maximum(original.std(axis=0), np.float32(1e-6))
-        close: NDArray[np.bool_] = (np.abs(found - original) <= 0.1 * spread + slack).all(axis=-1)
-        return close
-    if problem_type == "multi_label_classification" or original.shape[-1] == 1:
-        same: NDArray[np.bool_] = (((original > 0) == (found > 0)) | (np.abs(original) <= slack)).all(axis=-1)
-        return same
-    chosen = found.argmax(axis=-1)
-    lead = original.max(axis=-1) - np.take_along_axis(original, chosen[:, None], axis=-1)[:, 0]
-    agree: NDArray[np.bool_] = (chosen == original.argmax(axis=-1)) | (lead <= slack)
-    return agree
 
 
 def lower_bound(agreeing: int, texts: int, confidence: float = 0.95) -> float:
@@ -214,77 +194,75 @@ def _verdict(
     precision: str,
     reference: str,
     source: str,
-    original: Float32,
-    found: Float32,
-    alone: Sequence[int],
-    found_alone: Float32,
-    problem_type: str,
+    comparison: Comparison,
+    alone: int,
     min_agreement: float,
     wrong_ids: Sequence[TextInput],
 ) -> Parity:
-    function = choose_function(None, problem_type, original.shape[-1])
-    finite = bool(np.isfinite(found).all() and np.isfinite(found_alone).all())
-    slack = 2 * FP32_LOGITS if precision == "fp32" else 0.0
-    agree = answers_agree(original, found, problem_type, slack)
-    with np.errstate(invalid="ignore"):  # differences of infinities are told of below
-        changed = np.abs(function(found) - function(original)).max(axis=-1)
-        drift = np.abs(function(found_alone) - function(found[alone])).max(axis=-1)
-        differences = np.abs(found - original).max(), np.abs(found_alone - original[alone]).max()
-    max_logit = float(max(differences)) if finite else math.inf
+    measured = comparison.measure(2 * FP32_LOGITS if precision == "fp32" else 0.0)
+    agree = measured.agree
     agreement = float(agree.mean())
     failures = []
     if wrong_ids:
         failures.append(
             f"token ids differ from the reference tokenizer's on {len(wrong_ids)} texts, e.g. {_shown(wrong_ids[0])}"
         )
-    if not finite:
-        failures.append("a logit is not finite")
+    if not math.isfinite(measured.largest):
+        failures.append(f"{comparison.element} is not finite")
     if precision == "fp32":
-        tolerance = {"logits": FP32_LOGITS, "agreement": 1.0}
-        if not max_logit <= FP32_LOGITS:
-            failures.append(f"a logit differs by {max_logit:.2g}, more than {FP32_LOGITS:g}")
+        tolerance = {comparison.elements: FP32_LOGITS, "agreement": 1.0, **comparison.tolerance}
+        if not measured.largest <= FP32_LOGITS:
+            largest = json_number(measured.largest)
+            failures.append(f"{comparison.element} differs by {largest:.2g}, more than {FP32_LOGITS:g}")
         if agreement < 1:
             failures.append(f"{int((~agree).sum())} of {len(agree)} answers differ")
     else:
-        tolerance = {"agreement": min_agreement}
+        tolerance = {"agreement": min_agreement, **comparison.tolerance}
         if agreement < min_agreement:
             failures.append(f"agreement {agreement:.4f} on {len(agree)} texts, less than {min_agreement:g}")
     return Parity(
         reference=reference,
-        texts=len(original),
+        texts=len(agree),
         source=source,
         ids_equal=not wrong_ids,
-        max_logit=_json_number(max_logit),
-        max_probability=_json_number(float(changed.max())),
-        mean_probability=_json_number(float(changed.mean())),
+        differences=measured.differences,
         agreement=agreement,
         agreement_low95=lower_bound(int(agree.sum()), len(agree)),
         tolerance=tolerance,
-        batch_drift={
-            "texts": len(alone),
-            "max_probability": _json_number(float(drift.max())),
-            "mean_probability": _json_number(float(drift.mean())),
-        },
+        batch_drift={"texts": alone, **measured.drift},
         failures=tuple(failures),
     )
 
 
-def _forward(pipeline: TextClassificationPipeline, inputs: Arrays) -> Float32:
+def _comparison(pipeline: Pipeline, alone: Sequence[int]) -> Comparison:
+    """Return how the outputs of the pipeline's task are compared."""
+    problem_type = getattr(pipeline, "problem_type", None)
+    return HiddenStateComparison(alone) if problem_type is None else LogitComparison(problem_type)
+
+
+def _run(pipeline: Pipeline, inputs: Arrays) -> Sequence[Float32 | None]:
+    """Return each text's output, or None for each where the graph fails or gives what is not finite."""
     try:
-        return pipeline.forward(inputs)
+        return _texts(pipeline.forward(inputs), inputs)
     except InferenceError:
-        # A logit that is not finite is a verdict here, not an accident.
-        rows = len(inputs["input_ids"])
-        return np.full((rows, len(pipeline.labels)), np.nan, dtype=np.float32)
+        # A verdict here, not an accident.
+        return [None] * len(inputs["input_ids"])
 
 
-def _pads(pipeline: TextClassificationPipeline) -> bool:
+def _texts(output: Float32, inputs: Arrays) -> list[Float32]:
+    """Return each text's part of an output: its logits, or the hidden states of its tokens without those of padding."""
+    if output.ndim == 2 or "attention_mask" not in inputs:
+        return list(output)
+    return [rows[mask > 0] for rows, mask in zip(output, inputs["attention_mask"], strict=True)]
+
+
+def _pads(pipeline: Pipeline) -> bool:
     spec = pipeline.tokenizer_spec
     return spec.pad_id is not None and spec.padding_side == "right"
 
 
 def _wrong_ids(
-    pipeline: TextClassificationPipeline, reference: Reference, texts: Sequence[TextInput], cut: Mapping[str, Any]
+    pipeline: Pipeline, reference: Reference, texts: Sequence[TextInput], cut: Mapping[str, Any]
 ) -> list[TextInput]:
     """Return those of `texts` whose arrays are not the reference's; compared together first, then one by one."""
     max_length = cut.get("max_length")
@@ -304,8 +282,3 @@ def _same_ids(found: Arrays, wanted: Arrays) -> bool:
 def _shown(text: TextInput) -> str:
     shown = repr(text)
     return shown if len(shown) <= 60 else shown[:59] + "…"
-
-
-def _json_number(value: float) -> float:
-    # JSON has no infinity; a difference that is not finite is as large as float32 goes.
-    return value if math.isfinite(value) else float(np.finfo(np.float32).max)

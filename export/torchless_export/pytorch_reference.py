@@ -29,6 +29,8 @@ TextInput = str | tuple[str, str]
 
 AVAILABLE = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
 
+_AUTO_MODELS = {"text-classification": "AutoModelForSequenceClassification", "feature-extraction": "AutoModel"}
+
 
 class PyTorchReference:
     """The checkpoint's model and tokenizer, loaded as transformers loads them.
@@ -73,12 +75,15 @@ class PyTorchReference:
             encoded = self.tokenizer(batch, padding=len(batch) > 1, return_tensors="np", **cut)
         return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
 
-    def logits(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Run the model on (batch, sequence) int64 inputs; returns logits (batch, labels) float32."""
+    def forward(self, inputs: Arrays) -> NDArray[np.float32]:
+        """Run the model on (batch, sequence) int64 inputs.
+
+        Returns logits (batch, labels) float32, or the last hidden state (batch, sequence, hidden) float32.
+        """
         torch = importlib.import_module("torch")
         with torch.inference_mode():
             output = self.model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-        result: NDArray[np.float32] = output.logits.float().numpy()
+        result: NDArray[np.float32] = output[self._checkpoint.task.output].float().numpy()
         return result
 
     def _load_tokenizer(self, transformers: Any) -> Any:
@@ -116,7 +121,7 @@ class PyTorchReference:
                 f"{transformers.__version__}; code that comes with a checkpoint is never run"
             )
         try:
-            model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model, loading = getattr(transformers, _AUTO_MODELS[self._checkpoint.task.name]).from_pretrained(
                 path,
                 dtype="float32",
                 use_safetensors=True,
@@ -143,7 +148,9 @@ class PyTorchReference:
                 f"{path}: the tensor {name} is {found}, the config ({labels} labels) wants {wanted}; "
                 + ("correct config.json: its id2label must fit the head" if head else "config.json is another model's")
             )
-        if missing := sorted(loading["missing_keys"]):
+        # A pooler that was never saved is made anew, at random; the last hidden state comes before it.
+        unused = ("pooler.",) if self._checkpoint.task.output == "last_hidden_state" else ()
+        if missing := sorted(key for key in loading["missing_keys"] if not key.startswith(unused)):
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise CheckpointError(
                 f"{path}: its weights lack {', '.join(missing[:3])}{more}, which {self._checkpoint.task.name} needs; "

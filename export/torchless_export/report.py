@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,24 @@ class ExportReport:
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""
-        document = asdict(self) | {"bundle": str(self.bundle) if self.bundle else None, "passed": self.passed}
+        variants = {
+            name: {
+                "size": variant.size,
+                "parity": variant.parity.to_manifest() | {"failures": variant.parity.failures},
+                "quantization": variant.quantization,
+            }
+            for name, variant in self.variants.items()
+        }
+        document = asdict(replace(self, variants={})) | {
+            "bundle": str(self.bundle) if self.bundle else None,
+            "variants": variants,
+            "passed": self.passed,
+        }
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
     def __str__(self) -> str:
-        head = ("variant", "MB", "ids", "max |logit|", "max |prob|", "mean |prob|", "agreement", "at least", "verdict")
+        some = next(iter(self.variants.values())).parity
+        head = ("variant", "MB", "ids", *map(_heading, some.differences), "agreement", "at least", "verdict")
         rows = [head]
         for name, variant in self.variants.items():
             parity = variant.parity
@@ -67,9 +80,7 @@ class ExportReport:
                     name,
                     f"{variant.size / 1e6:.1f}",
                     "equal" if parity.ids_equal else "DIFFER",
-                    f"{parity.max_logit:.2g}",
-                    f"{parity.max_probability:.2g}",
-                    f"{parity.mean_probability:.2g}",
+                    *(f"{value:.2g}" for value in parity.differences.values()),
                     f"{parity.agreement:.4f}",
                     f"{parity.agreement_low95:.4f}",
                     "passed" if parity.passed else "FAILED",
@@ -78,7 +89,6 @@ class ExportReport:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
         lines = ["  ".join([row[0].ljust(widths[0]), *cells[1:]]) for row, cells in zip(rows, padded, strict=True)]
-        some = next(iter(self.variants.values())).parity
         lines.append(f"against {some.reference} on {some.texts} texts ({some.source})")
         lines.append("at least: lower bound of the agreement, 95 % confidence")
         if not some.proven:
@@ -88,3 +98,10 @@ class ExportReport:
         for name, variant in self.variants.items():
             lines += [f"{name}: {failure}" for failure in variant.parity.failures]
         return "\n".join(lines)
+
+
+def _heading(name: str) -> str:
+    """Return the column's heading for a name of `Parity.differences`: "max |logit|", "mean cosine distance"."""
+    kind, _, what = name.partition("_")
+    short = {"logit": "|logit|", "probability": "|prob|", "hidden": "|hidden|", "cosine_distance": "1 - cosine"}
+    return f"{kind} {short[what]}"

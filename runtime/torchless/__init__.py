@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torchless.manifest import Manifest
     from torchless.pipelines.base import Pipeline
     from torchless.pipelines.factory import pipeline
+    from torchless.pipelines.feature_extraction import FeatureExtractionPipeline
     from torchless.pipelines.text_classification import TextClassificationPipeline
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "BundleVersionError",
     "CheckpointError",
     "Explanation",
+    "FeatureExtractionPipeline",
     "InferenceError",
     "InputError",
     "InputTypeError",
@@ -62,6 +64,7 @@ __all__ = [
 _LAZY = {
     "Bundle": "torchless.bundle",
     "Explanation": "torchless.explanation",
+    "FeatureExtractionPipeline": "torchless.pipelines.feature_extraction",
     "Manifest": "torchless.manifest",
     "Pipeline": "torchless.pipelines.base",
     "TextClassificationPipeline": "torchless.pipelines.text_classification",

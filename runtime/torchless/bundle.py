@@ -24,7 +24,7 @@ import mmap
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +63,13 @@ class Bundle:
         manifest: what it holds.
         verified: whether there is a manifest file with hashes; a directory in the hub's ONNX
             layout has none, and `hub_layout.py` describes it from its config.
+        opener: what opened it and opens it again from its path, where it is pickled; None: `Bundle.open`.
     """
 
     path: Path
     manifest: Manifest
     verified: bool = True
+    opener: Callable[[Path], Bundle] | None = field(default=None, repr=False, compare=False)
     _config: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -87,6 +89,10 @@ class Bundle:
         bundle = cls(folder, Manifest.from_json(data, str(folder / MANIFEST_NAME)))
         bundle._check_labels()
         return bundle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its path: whoever loads it reads and checks the files as at the first time.
+        return self.opener or Bundle.open, (Path(os.path.abspath(self.path)),)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a small file (`config.json`, `tokenizer.json`, ...), checked.

@@ -8,6 +8,7 @@ Nobody measured how far these graphs agree with their checkpoint, and nothing pi
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from torchless.bundle import Bundle
 from torchless.errors import BundleError, warn_once
 from torchless.limits import max_length, position_limit
 from torchless.manifest import PROBLEM_TYPES, FileEntry, Manifest, OutputSpec, TokenizerSpec, Variant
-from torchless.pipelines.tasks import TASKS, Task, find_task
+from torchless.pipelines.tasks import TASKS, Task, find_task, infer_task
 
 # Variant to the names its file goes by; the first one found is taken.
 _NAMES = {
@@ -83,14 +84,14 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
             "run without end; pass trust=True if you know where it comes from"
         )
     task = _task(config)
-    labels = read_labels(config, str(folder / "config.json"), BundleError)
+    labels = read_labels(config, str(folder / "config.json"), BundleError) if "labels" in task.axes else ()
     limit = position_limit(config)
     output = OutputSpec(task.output, "float32", task.axes)
     manifest = Manifest(
         task=task.name,
         architecture=str(config.get("model_type", "")),
         labels=labels,
-        problem_type=problem_type(config, len(labels)),
+        problem_type=problem_type(config, len(labels)) if labels else None,
         tokenizer=read_tokenizer_spec(tokenizer, tokenizer_config, config, limit),
         files=tuple(FileEntry(name, 0, "") for name in _JSON if (folder / name).is_file()),
         variants={
@@ -108,7 +109,7 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
         },
     )
     warn_once(f"{folder}: not a torchless bundle: its graphs were never compared with a checkpoint (unverified)")
-    return Bundle(folder, manifest, verified=False)
+    return Bundle(folder, manifest, verified=False, opener=functools.partial(open_unverified, trust=trust))
 
 
 def read_labels(config: dict[str, Any], where: str, error: type[Exception]) -> tuple[str, ...]:
@@ -184,13 +185,15 @@ def _ids_of(token: str, tokenizer: dict[str, Any]) -> Iterator[Any]:
 
 
 def _task(config: dict[str, Any]) -> Task:
-    architectures = config.get("architectures")
-    architectures = architectures if isinstance(architectures, list) else []
-    if any(str(name).endswith("ForSequenceClassification") for name in architectures) or "id2label" in config:
-        return find_task("text-classification")
-    raise BundleError(
-        f"config.json: {architectures or 'no architecture'} fits none of {', '.join(t.name for t in TASKS)}"
-    )
+    task = infer_task(config.get("architectures"))
+    if task is None and "id2label" in config:
+        task = find_task("text-classification")
+    if task is None:
+        raise BundleError(
+            f"config.json: {config.get('architectures') or 'no architecture'} fits none of "
+            f"{', '.join(t.name for t in TASKS)}"
+        )
+    return task
 
 
 def _read_object(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:

@@ -101,12 +101,22 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All of `torchless.json`."""
+    """All of `torchless.json`.
+
+    Attributes:
+        task: a name in `torchless.pipelines.tasks`.
+        architecture: the config's `model_type`.
+        labels: of the model's outputs, in their order; empty for a task without.
+        problem_type: one of `PROBLEM_TYPES`; None for a task without labels.
+        tokenizer, files, variants: see there.
+        provenance: what the bundle was made from, when and with what.
+        format: the version of this schema.
+    """
 
     task: str
     architecture: str
     labels: tuple[str, ...]
-    problem_type: str
+    problem_type: str | None
     tokenizer: TokenizerSpec
     files: tuple[FileEntry, ...]
     variants: Mapping[str, Variant]
@@ -185,11 +195,12 @@ def _read_manifest(reader: _Reader) -> Manifest:
     for name, variant in variants.items():
         if not set(variant.inputs) <= set(tokenizer.inputs):
             raise reader.fail(f"variants.{name}.inputs", list(variant.inputs), f"some of {', '.join(tokenizer.inputs)}")
+    typed = reader.has("problem_type")
     return Manifest(
         task=reader.string("task"),
         architecture=reader.string("architecture"),
         labels=labels,
-        problem_type=reader.string("problem_type", choices=PROBLEM_TYPES),
+        problem_type=reader.string("problem_type", choices=PROBLEM_TYPES) if labels or typed else None,
         tokenizer=tokenizer,
         files=files,
         variants=variants,

@@ -60,8 +60,45 @@ def choose_function(name: str | None, problem_type: str, labels: int) -> Callabl
     return function
 
 
+def _first_token(rows: Float32) -> Float32:
+    result: Float32 = rows[0]
+    return result.copy()
+
+
+def _mean_of_tokens(rows: Float32) -> Float32:
+    result: Float32 = rows.mean(axis=0, dtype=np.float32)
+    return result
+
+
+POOLINGS: dict[str, Callable[[Float32], Float32]] = {"cls": _first_token, "mean": _mean_of_tokens}
+
+
+def choose_pooling(name: Any) -> Callable[[Float32], Float32]:
+    """Return the function that turns a text's hidden states (sequence, hidden) into one vector (hidden,).
+
+    "cls" and "mean" are `pooling_mode_cls_token` and `pooling_mode_mean_tokens` of sentence-transformers' `Pooling`.
+
+    Raises:
+        InputError: none of these.
+    """
+    function = POOLINGS.get(name) if isinstance(name, str) else None
+    if function is None:
+        raise InputError(f"pooling is {name!r}, wanted one of {', '.join(POOLINGS)}, or None for every token")
+    return function
+
+
+def normalize_rows(rows: Float32) -> Float32:
+    """Return each row (batch, hidden) divided by its Euclidean length, float32; zero stays zero.
+
+    As `torch.nn.functional.normalize`, which sentence-transformers' `Normalize` calls: no length under 1e-12.
+    """
+    lengths = np.sqrt(np.square(rows).sum(axis=-1, keepdims=True))
+    result: Float32 = rows / np.maximum(lengths, np.float32(1e-12))
+    return result
+
+
 def check_finite(logits: Float32) -> None:
-    """Refuse logits that cannot become a score.
+    """Refuse outputs, (batch, labels) or (batch, sequence, hidden), that cannot become an answer.
 
     Raises:
         InferenceError: NaN or an infinity; the message names the first row that has one.

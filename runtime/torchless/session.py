@@ -6,6 +6,7 @@ Nothing else in torchless imports `onnxruntime`, and nothing here knows of text.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import logging
 import os
@@ -26,6 +27,7 @@ from torchless.devices import (
     installed_runtimes,
 )
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, one_line, warn_once
+from torchless.forking import watch
 from torchless.manifest import GRAPH_INPUTS, OutputSpec
 
 logger = logging.getLogger("torchless")
@@ -57,6 +59,8 @@ class Session:
         inputs: the names of the arrays that the graph takes.
         threads: the size of the pool that a CPU session computes with.
         output_width: the last axis of the output where the graph fixes it, else None.
+        inherited: whether this process was forked after the session was opened. Its threads stayed with the parent,
+            so that running it would wait for them for ever: open another.
     """
 
     def __init__(
@@ -110,6 +114,16 @@ class Session:
         self._run = self._session.run
         # Last of the attributes, so that the maps outlive the session that reads from them.
         self._external = source.external
+        self.inherited = False
+        watch(self)
+
+    def after_fork(self) -> None:
+        """Take note that this process was forked and may neither run nor destroy the session."""
+        if not self.inherited:
+            self.inherited = True
+            # A reference that nobody gives back: the destructor would wait for threads that are not there, and
+            # without this the interpreter's end would call it.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph: each input (batch, sequence) int64; returns the output float32.

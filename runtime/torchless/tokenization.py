@@ -7,6 +7,7 @@ a text is cut only where the caller asks for it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from torchless.errors import BundleError, InputError, InputTypeError, one_line
+from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
 
 
@@ -70,7 +72,14 @@ class Tokenizer:
         self._plain = _load(data, name)
         self._cutting: dict[Truncation, tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
+        watch(self)
         self.vocabulary = self._plain.get_vocab_size(with_added_tokens=True)
+
+    def after_fork(self) -> None:
+        """Take a lock that no thread of the parent holds; the library's own threads stayed there too."""
+        self._lock = threading.Lock()
+        # The library would do the same by itself, and say so on standard error.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     def largest_id(self, *, thorough: bool = False) -> int:
         """Return the largest token id it can give.

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torchless.batching import pad
 from torchless.errors import InferenceError
 from torchless.manifest import TokenizerSpec
-from torchless_export.parity import FP32_LOGITS, Parity, answers_agree, judge, lower_bound
+from torchless_export.comparison import answers_agree
+from torchless_export.parity import FP32_LOGITS, Parity, judge, lower_bound
 
 SPEC = TokenizerSpec(8, 8, "right", 0, 0, ("input_ids", "attention_mask"))
 TEXTS = [*(f"text {i}" for i in range(40)), ("a pair", "of texts"), "far longer than eight characters", ""]
@@ -60,8 +61,6 @@ class Toy:
         ]
         return self._logits(inputs, np.stack(means))
 
-    logits = forward
-
 
 def verdicts(
     *,
@@ -101,7 +100,12 @@ def test_an_equal_variant_passes():
     for name, parity in found.items():
         assert parity.passed, name
         assert parity.ids_equal
-        assert (parity.max_logit, parity.max_probability, parity.mean_probability, parity.agreement) == (0, 0, 0, 1)
+        assert (
+            parity.differences["max_logit"],
+            parity.differences["max_probability"],
+            parity.differences["mean_probability"],
+            parity.agreement,
+        ) == (0, 0, 0, 1)
         assert parity.agreement_low95 == pytest.approx(0.05 ** (1 / len(TEXTS)))
         assert (parity.reference, parity.texts, parity.source) == ("numpy", len(TEXTS), "toys")
     assert found["fp32"].tolerance == {"logits": FP32_LOGITS, "agreement": 1.0}
@@ -136,7 +140,7 @@ def test_a_logit_of_fp32_may_move_by_1e_4(by: float, passes: bool, company: str)
     toy = shifted([by, 0.0], alone=company == "alone", together=company == "together")
     parity = verdicts(fp32=toy)["fp32"]
     assert parity.passed is passes
-    assert parity.max_logit == pytest.approx(by, rel=0.1)
+    assert parity.differences["max_logit"] == pytest.approx(by, rel=0.1)
     if not passes:
         assert "a logit differs by 0.0002, more than 0.0001" in parity.failures
 
@@ -149,9 +153,11 @@ def test_a_flipped_label_counts(min_agreement: float, passes: bool):
     assert found["fp32"].failures[-1] == f"1 of {len(TEXTS)} answers differ"
     assert found["int8"].passed is passes
     assert found["int8"].agreement == pytest.approx(1 - 1 / len(TEXTS))
-    assert found["int8"].max_logit == pytest.approx(abs(2 * lead))
-    assert 0 < found["int8"].mean_probability < found["int8"].max_probability < 1
-    assert found["int8"].mean_probability == pytest.approx(found["int8"].max_probability / len(TEXTS))
+    assert found["int8"].differences["max_logit"] == pytest.approx(abs(2 * lead))
+    assert 0 < found["int8"].differences["mean_probability"] < found["int8"].differences["max_probability"] < 1
+    assert found["int8"].differences["mean_probability"] == pytest.approx(
+        found["int8"].differences["max_probability"] / len(TEXTS)
+    )
 
 
 def test_a_tie_has_no_right_answer_for_fp32_alone():
@@ -175,7 +181,14 @@ def test_a_logit_that_is_not_finite_fails(toy: Toy):
     found = verdicts(fp32=toy, int8=toy, min_agreement=0)
     for parity in found.values():
         assert "a logit is not finite" in parity.failures
-        assert all(math.isfinite(n) for n in (parity.max_logit, parity.max_probability, parity.mean_probability))
+        assert all(
+            math.isfinite(n)
+            for n in (
+                parity.differences["max_logit"],
+                parity.differences["max_probability"],
+                parity.differences["mean_probability"],
+            )
+        )
 
 
 @pytest.mark.parametrize(("count", "proven"), [(499, False), (500, True)])

@@ -59,8 +59,8 @@ def test_encode_is_transformers_tokenizer(reference: PyTorchReference, tiny: Pat
 
 
 def test_padding_does_not_change_logits(reference: PyTorchReference):
-    together = reference.logits(reference.encode(TEXTS, 16))
-    alone = [reference.logits(reference.encode([text], 16))[0] for text in TEXTS]
+    together = reference.forward(reference.encode(TEXTS, 16))
+    alone = [reference.forward(reference.encode([text], 16))[0] for text in TEXTS]
     assert (together.shape, together.dtype) == ((4, 3), np.float32)
     np.testing.assert_allclose(together, np.stack(alone), rtol=0, atol=1e-6)
 

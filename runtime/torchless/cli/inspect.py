@@ -42,9 +42,11 @@ def command(bundle: str, as_json: bool) -> None:
 def _describe(bundle: Bundle) -> Iterator[str]:
     manifest = bundle.manifest
     yield f"{bundle.path}"
-    yield f"  task          {manifest.task}, {manifest.problem_type}"
+    kind = f", {manifest.problem_type}" if manifest.problem_type else ""
+    yield f"  task          {manifest.task}{kind}"
     yield f"  architecture  {one_line(manifest.architecture, 60)}"
-    yield f"  labels        {_shorten([one_line(label, 40) for label in manifest.labels])}"
+    if manifest.labels:
+        yield f"  labels        {_shorten([one_line(label, 40) for label in manifest.labels])}"
     yield f"  tokenizer     {_tokenizer(manifest)}"
     for name, variant in manifest.variants.items():
         yield f"  {name}"
@@ -74,15 +76,26 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
         f"({one_line(str(parity.get('source')), 60)}), "
         f"at least {parity.get('agreement_low95', 0):.4f} with 95 % confidence{proven}"
     )
+    # What is compared goes by the task: logits and scores, or hidden states and the cosine of the two.
+    if "max_hidden" in parity:
+        element, change, most, mean = (
+            "an element",
+            "direction (1 - cosine)",
+            "max_cosine_distance",
+            "mean_cosine_distance",
+        )
+    else:
+        element, change, most, mean = "a logit", "score", "max_probability", "mean_probability"
+    largest = parity.get("max_hidden", parity.get("max_logit", 0))
     yield (
-        f"token ids {ids}; largest change of a logit {parity.get('max_logit', 0):.2g}, of a score "
-        f"{parity.get('max_probability', 0):.2g}, on average {parity.get('mean_probability', 0):.2g}"
+        f"token ids {ids}; largest change of {element} {largest:.2g}, of a {change} "
+        f"{parity.get(most, 0):.2g}, on average {parity.get(mean, 0):.2g}"
     )
     drift = parity.get("batch_drift") or {}
     if drift:
         yield (
-            f"a text's score changes with its company in a batch by {drift.get('max_probability', 0):.2g} at most, "
-            f"{drift.get('mean_probability', 0):.2g} on average"
+            f"a text's {change} changes with its company in a batch by {drift.get(most, 0):.2g} at most, "
+            f"{drift.get(mean, 0):.2g} on average"
         )
     made = variant.quantization
     if made:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from torchless.batching import pad, plan_batches
 from torchless.bundle import Bundle
 from torchless.cpu import features
 from torchless.devices import Device, parse_device
-from torchless.errors import BundleError, InferenceError, InputError, ProviderError, warn_once
+from torchless.errors import BundleError, InferenceError, InputError, InputTypeError, ProviderError, warn_once
+from torchless.forking import watch
 from torchless.manifest import TokenizerSpec, Variant
-from torchless.pipelines.inputs import TokenizerArguments, read_texts, read_tokenizer_arguments
+from torchless.pipelines.inputs import TokenizerArguments, read_text, read_texts, read_tokenizer_arguments
 from torchless.pipelines.tasks import find_task
 from torchless.session import Session, choose_device
 from torchless.tokenization import Encoding, TextInput, Tokenizer
@@ -35,8 +37,35 @@ WINDOW = 4096
 _STREAM_ROWS = 32
 
 
+class Batch(NamedTuple):
+    """What the graph gave for some of the texts.
+
+    Attributes:
+        positions: which texts these are.
+        lengths: the tokens of each, without padding.
+        rows: the output float32, a row a text.
+    """
+
+    positions: list[int]
+    lengths: list[int]
+    rows: NDArray[np.float32]
+
+
+Finish = Callable[[Batch], Sequence[Any]]
+"""Turns a batch of outputs into answers, one a text."""
+
+
 class Pipeline(abc.ABC):
     """Texts in, answers out; see the subclasses.
+
+    One pipeline may be called from many threads at once: they share its session. It can be pickled: what loads it opens
+    the same bundle with the same arguments again.
+
+    In a process that was forked, as multiprocessing's "fork" does, a pipeline opens a session of its own at the first
+    call. The inherited one has lost its threads and is left alone, never run and never destroyed, since either would
+    wait for them for ever. On CUDA a forked process cannot go on at all: start it by "spawn" or "forkserver". Whoever
+    calls `os.fork` by hand must not do so while another thread is inside a pipeline, and must end the child with
+    `os._exit`, as multiprocessing does: `sys.exit` runs ONNX Runtime's own clean-up, which waits for those threads too.
 
     Attributes:
         task: the task's name.
@@ -69,10 +98,18 @@ class Pipeline(abc.ABC):
         """
         manifest = bundle.manifest
         chosen = choose_device(parse_device(device))
+        self._options: dict[str, Any] = {
+            "device": device,
+            "variant": variant,
+            "batch_size": batch_size,
+            "threads": threads,
+            "profile": profile,
+            "tokenizer_arguments": dict(tokenizer_arguments or {}),
+        }
+        self._source = bundle
         self.bundle: Path = bundle.path
         self.labels: tuple[str, ...] = manifest.labels
         self.max_length: int | None = manifest.tokenizer.max_length
-        self.problem_type = manifest.problem_type
         self.variant = choose_variant(manifest.variants, chosen, variant)
         graph = manifest.variants[self.variant]
         task = find_task(self.task)
@@ -88,16 +125,10 @@ class Pipeline(abc.ABC):
         # The defaults that were given for every call; checked now, so that a mistake shows at once.
         self._tokenizer_arguments = dict(tokenizer_arguments or {})
         read_tokenizer_arguments(self._tokenizer, self._tokenizer_arguments)
-        with bundle.model(self.variant) as source:
-            self._session: Session | None = Session(
-                source,
-                device=chosen,
-                inputs=graph.inputs,
-                output=graph.output,
-                threads=threads,
-                profile=profile,
-                disabled_optimizers=graph.disabled_optimizers,
-            )
+        self._device = chosen
+        self._opening = threading.Lock()
+        watch(self)
+        self._session: Session | None = self._open_session()
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
         self._check_vocabulary(bundle)
@@ -128,10 +159,13 @@ class Pipeline(abc.ABC):
 
         Raises:
             InferenceError: ONNX Runtime failed, or the pipeline is closed.
+            BundleError, ProviderError: in a forked process, where the session is opened anew.
         """
         session = self._session
         if session is None:
-            raise InferenceError(f"{self.bundle}: this pipeline is closed; open another with torchless.pipeline")
+            raise self._closed()
+        if session.inherited:
+            session = self._open_own()
         return session.run(inputs)
 
     @abc.abstractmethod
@@ -157,15 +191,106 @@ class Pipeline(abc.ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self.bundle)!r} {self.variant} on {self.provider}>"
 
-    # How texts flow. Subclasses turn rows of the output into answers.
+    def after_fork(self) -> None:
+        """Take a lock that no thread of the parent holds."""
+        self._opening = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._session is None:
+            raise self._closed()
+        return _reopen, (type(self), self._source, self._options)
+
+    def _closed(self) -> InferenceError:
+        return InferenceError(f"{self.bundle}: this pipeline is closed; open another with torchless.pipeline")
+
+    def _open_session(self) -> Session:
+        graph = self._source.manifest.variants[self.variant]
+        with self._source.model(self.variant) as model:
+            return Session(
+                model,
+                device=self._device,
+                inputs=graph.inputs,
+                output=graph.output,
+                threads=self._options["threads"],
+                profile=self._options["profile"],
+                disabled_optimizers=graph.disabled_optimizers,
+            )
+
+    def _open_own(self) -> Session:
+        """Open this process's own session in place of the one it was forked with; once, however many threads ask."""
+        with self._opening:
+            session = self._session
+            if session is None:
+                raise self._closed()
+            if session.inherited:
+                if self._device.kind == "cuda":
+                    raise ProviderError(
+                        f"{self._device}: CUDA does not work in a process forked from one that used it; start "
+                        "workers with multiprocessing's 'spawn' or 'forkserver'"
+                    )
+                self._session = session = self._open_session()
+            return session
+
+    # How texts flow. Subclasses turn batches of the output into answers.
+
+    def _respond(
+        self,
+        inputs: Any,
+        finish: Finish,
+        arguments: TokenizerArguments,
+        batch_size: int | None,
+        window: int | None = None,
+    ) -> Any:
+        """Answer one input (a string, a dict), a sequence of them (a list), or an iterator of them (an iterator).
+
+        Raises:
+            InputTypeError: something else.
+        """
+        if isinstance(inputs, str | dict):
+            [answer] = self._answers([read_text(inputs)], finish, arguments, batch_size)
+            return answer
+        if isinstance(inputs, list | tuple) or (isinstance(inputs, Sequence) and not isinstance(inputs, bytes)):
+            texts = [read_text(item, i) for i, item in enumerate(inputs)]
+            return self._answers(texts, finish, arguments, batch_size)
+        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | bytearray | Mapping):
+            return self._stream(inputs, finish, arguments, batch_size, window or batch_size)
+        raise InputTypeError(
+            f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
+        )
+
+    def _stream(
+        self,
+        inputs: Iterable[Any],
+        finish: Finish,
+        arguments: TokenizerArguments,
+        batch_size: int | None,
+        window: int | None,
+    ) -> Iterator[Any]:
+        count = 0
+        for batch in self._batches_of(inputs, window):
+            texts = [read_text(item, count + i) for i, item in enumerate(batch)]
+            yield from self._answers(texts, finish, arguments, batch_size, count)
+            count += len(batch)
+
+    def _answers(
+        self,
+        texts: Sequence[TextInput],
+        finish: Finish,
+        arguments: TokenizerArguments,
+        batch_size: int | None,
+        first: int = 0,
+    ) -> list[Any]:
+        """Return the answers in the order of `texts`, the first of which was the caller's text number `first`."""
+        answers: list[Any] = [None] * len(texts)
+        for batch in self._outputs(texts, arguments, batch_size, first):
+            for position, answer in zip(batch.positions, finish(batch), strict=True):
+                answers[position] = answer
+        return answers
 
     def _outputs(
-        self, texts: Sequence[TextInput], arguments: TokenizerArguments, batch_size: int | None, first: int = 0
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Yield (positions in `texts`, output rows) batch by batch, each position once, in no set order.
-
-        `first` is the number of the first text in what the caller gave, for messages.
-        """
+        self, texts: Sequence[TextInput], arguments: TokenizerArguments, batch_size: int | None, first: int
+    ) -> Iterator[Batch]:
+        """Yield the outputs batch by batch, each position of `texts` once, in no set order."""
         step = WINDOW
         if batch_size and self._tokenizer.spec.padding_side == "left":
             # Where the order is kept, so are the batches: no window may end within one.
@@ -173,9 +298,10 @@ class Pipeline(abc.ABC):
         for start in range(0, len(texts), step):
             window = texts[start : start + step]
             encodings = self._encode(window, arguments, first + start)
-            for batch in self._plan([len(encoding) for encoding in encodings], batch_size):
+            lengths = [len(encoding) for encoding in encodings]
+            for batch in self._plan(lengths, batch_size):
                 inputs = self._collate([encodings[i] for i in batch], arguments)
-                yield [start + i for i in batch], self.forward(inputs)
+                yield Batch([start + i for i in batch], [lengths[i] for i in batch], self.forward(inputs))
 
     def _plan(self, lengths: list[int], batch_size: int | None) -> list[list[int]]:
         spec = self._tokenizer.spec
@@ -252,6 +378,10 @@ class Pipeline(abc.ABC):
                     f"{bundle.path}: the tokenizer gives {what} up to {found}, config.json's {key} is {size}; "
                     "they are not of one model: export it again"
                 )
+
+
+def _reopen(kind: type[Pipeline], bundle: Bundle, options: Mapping[str, Any]) -> Pipeline:
+    return kind(bundle, **options)
 
 
 def _shifted(report: Callable[[int], None] | None, first: int) -> Callable[[int], None] | None:

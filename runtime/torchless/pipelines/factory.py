@@ -56,19 +56,20 @@ def pipeline(
     """Open a bundle and return the pipeline of its task.
 
     Args:
-        task: "text-classification" or "sentiment-analysis"; None: the bundle's own.
+        task: "text-classification", "sentiment-analysis" or "feature-extraction"; None: the bundle's own.
         model: a bundle, a directory in the hub's ONNX layout, or a hub id whose files include ONNX ones.
         device: "auto", "cpu", "cuda", "cuda:1", or transformers' -1, 0, 1, ...
         variant: "fp32", "int8", ...; None: the fastest that suits the device.
         batch_size: the most texts in a batch; None: packed by length.
-        top_k: labels for each text; None: all.
-        function_to_apply: "softmax", "sigmoid" or "none"; None: what the model's problem type wants.
+        top_k: of text classification, the labels for each text; None: all.
+        function_to_apply: of text classification, "softmax", "sigmoid" or "none"; None: what the model's problem
+            type wants.
         threads: of a CPU session; None: the CPUs that this process may use.
         profile: "latency" or "throughput".
         revision: branch, tag or commit, for a hub id.
         trust: accept custom regular expressions in the tokenizer of a directory that is not a bundle.
-        arguments: `truncation`, `max_length`, ... for every call; arguments of transformers' pipeline
-            that have no meaning here are ignored with a warning.
+        arguments: `truncation`, `max_length`, ... for every call, and of feature extraction `return_tensors` and
+            `tokenize_kwargs`; arguments of transformers' pipeline that have no meaning here are ignored with a warning.
 
     Raises:
         InputError: no model given, an unknown task or argument, or a task that is not the bundle's.
@@ -89,8 +90,18 @@ def pipeline(
     found = find_task(bundle.manifest.task)
     if wanted is not None and wanted is not found:
         raise InputError(
-            f"{bundle.path}: a bundle for {found.name}, not for {wanted.name}; leave the task out or export it"
+            f"{bundle.path}: a bundle for {found.name}, not for {wanted.name}; leave the task out, or export the "
+            f"checkpoint with --task {wanted.name}"
         )
+    # What only some tasks know goes to the pipeline where it was given.
+    special: dict[str, Any] = {}
+    for name in ("return_tensors", "tokenize_kwargs"):
+        if name in arguments:
+            special[name] = arguments.pop(name)
+    if top_k is not DEFAULT_TOP_K:
+        special["top_k"] = top_k
+    if function_to_apply is not None:
+        special["function_to_apply"] = function_to_apply
     return found.load()(
         bundle,
         device=device,
@@ -98,9 +109,8 @@ def pipeline(
         batch_size=batch_size,
         threads=threads,
         profile=profile,
-        top_k=top_k,
-        function_to_apply=function_to_apply,
         tokenizer_arguments=arguments,
+        **special,
     )
 
 

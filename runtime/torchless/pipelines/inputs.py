@@ -13,6 +13,9 @@ from torchless.tokenization import TextInput, Tokenizer, Truncation
 class _Default(int):
     """The value a parameter has when nobody gave one; equal to it, and told from it by identity."""
 
+    def __reduce__(self) -> str:
+        return "DEFAULT_TOP_K"  # pickled by name, since a copy would be no longer it
+
 
 DEFAULT_TOP_K = _Default(1)
 

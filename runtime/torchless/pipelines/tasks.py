@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchless.errors import InputError
 
@@ -21,6 +22,7 @@ class Task:
         name: as the manifest and transformers call it.
         module, pipeline: where its pipeline class is; imported when it is needed.
         output, axes: the graph's output.
+        architectures: a regular expression for the classes, as config.json names them, whose models are for it.
         aliases: other names that transformers knows it by.
     """
 
@@ -29,6 +31,7 @@ class Task:
     pipeline: str
     output: str
     axes: tuple[str, ...]
+    architectures: str
     aliases: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Pipeline]:
@@ -44,9 +47,27 @@ TASKS = (
         pipeline="TextClassificationPipeline",
         output="logits",
         axes=("batch", "labels"),
+        architectures=r"\w+ForSequenceClassification",
         aliases=("sentiment-analysis",),
     ),
+    Task(
+        name="feature-extraction",
+        module="torchless.pipelines.feature_extraction",
+        pipeline="FeatureExtractionPipeline",
+        output="last_hidden_state",
+        axes=("batch", "sequence", "hidden"),
+        architectures=r"\w+(?<!Head)(?<!Heads)Model",  # not BertLMHeadModel and the like
+    ),
 )
+
+
+def infer_task(architectures: Any) -> Task | None:
+    """Return the task that config.json's `architectures`, a list of class names, is for; None: none that is known."""
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    for task in TASKS:
+        if any(re.fullmatch(task.architectures, name) for name in names):
+            return task
+    return None
 
 
 def find_task(name: str, among: Iterable[Task] = TASKS) -> Task:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchless.bundle import Bundle
-from torchless.errors import BundleError, InputError, InputTypeError
+from torchless.errors import BundleError, InputError
 from torchless.explanation import Explanation
-from torchless.pipelines.base import Pipeline, check_count
-from torchless.pipelines.inputs import DEFAULT_TOP_K, TokenizerArguments, read_text, read_texts
+from torchless.pipelines.base import Batch, Pipeline, check_count
+from torchless.pipelines.inputs import DEFAULT_TOP_K, read_texts
 from torchless.postprocess import check_finite, check_top_k, choose_function, rank
 from torchless.tokenization import TextInput
 
-Answer = dict[str, Any] | list[dict[str, Any]]
-
 
 class TextClassificationPipeline(Pipeline):
-    """What `transformers.pipeline("text-classification")` gives, from a bundle."""
+    """What `transformers.pipeline("text-classification")` gives, from a bundle.
+
+    Attributes:
+        problem_type: what the labels are: one of several, several at once, or a regression's values.
+    """
 
     task: ClassVar[str] = "text-classification"
 
@@ -36,9 +38,13 @@ class TextClassificationPipeline(Pipeline):
         """
         self._top_k = top_k
         self._function = function_to_apply
+        if bundle.manifest.problem_type is None:
+            raise BundleError(f"{bundle.path}: the manifest names no labels and no problem type; export it again")
+        self.problem_type: str = bundle.manifest.problem_type
         check_top_k(top_k)
-        choose_function(function_to_apply, bundle.manifest.problem_type, len(bundle.manifest.labels))
+        choose_function(function_to_apply, self.problem_type, len(bundle.manifest.labels))
         super().__init__(bundle, **options)
+        self._options |= {"top_k": top_k, "function_to_apply": function_to_apply}
         width = self._session.output_width if self._session else None
         if width is not None and width != len(self.labels):
             raise BundleError(
@@ -78,21 +84,9 @@ class TextClassificationPipeline(Pipeline):
         finish = _Finish(self, chosen, self._default(function_to_apply), bare=single)
         arguments = self._arguments(tokenizer_arguments)
         size = check_count("batch_size", batch_size) or self._batch_size
-        ahead = check_count("window", window) or size
-        if isinstance(inputs, str):
-            [answer] = self._classify([inputs], arguments, size, finish)
-            # transformers wraps the answer to one string unless this very call names top_k.
-            return [answer] if top_k is DEFAULT_TOP_K else answer
-        if isinstance(inputs, dict):
-            [answer] = self._classify([read_text(inputs)], arguments, size, finish)
-            return answer
-        if isinstance(inputs, list | tuple) or (isinstance(inputs, Sequence) and not isinstance(inputs, bytes)):
-            return self._classify([read_text(item, i) for i, item in enumerate(inputs)], arguments, size, finish)
-        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | bytearray | Mapping):
-            return self._stream(inputs, arguments, size, finish, ahead)
-        raise InputTypeError(
-            f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
-        )
+        answer = self._respond(inputs, finish, arguments, size, check_count("window", window))
+        # transformers wraps the answer to one string unless this very call names top_k.
+        return [answer] if isinstance(inputs, str) and top_k is DEFAULT_TOP_K else answer
 
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph on what `preprocess` gives; returns logits (batch, labels) float32.
@@ -121,7 +115,7 @@ class TextClassificationPipeline(Pipeline):
         if rows.ndim != 2 or rows.shape[1] != len(self.labels):
             raise InputError(f"the logits have the shape {rows.shape}, wanted (batch, {len(self.labels)})")
         check_finite(rows)  # what `forward` gives was checked there; these may come from anywhere
-        return _Finish(self, top_k, self._default(function_to_apply), bare=top_k == 1)(rows)
+        return _Finish(self, top_k, self._default(function_to_apply), bare=top_k == 1).rows(rows)
 
     def explain(self, text: TextInput | dict[str, str], **tokenizer_arguments: Any) -> Explanation:
         """Run the three steps on one text, one (text, text_pair) or dict of it; returns what passes between them.
@@ -161,34 +155,6 @@ class TextClassificationPipeline(Pipeline):
     def _default(self, function: str | None) -> str | None:
         return self._function if function is None else function
 
-    def _classify(
-        self,
-        texts: Sequence[TextInput],
-        arguments: TokenizerArguments,
-        size: int | None,
-        finish: _Finish,
-        first: int = 0,
-    ) -> list[Answer]:
-        answers: list[Any] = [None] * len(texts)
-        for positions, logits in self._outputs(texts, arguments, size, first):
-            for position, answer in zip(positions, finish(logits), strict=True):
-                answers[position] = answer
-        return answers
-
-    def _stream(
-        self,
-        inputs: Iterable[Any],
-        arguments: TokenizerArguments,
-        size: int | None,
-        finish: _Finish,
-        ahead: int | None,
-    ) -> Iterator[Answer]:
-        count = 0
-        for batch in self._batches_of(inputs, ahead):
-            texts = [read_text(item, count + i) for i, item in enumerate(batch)]
-            yield from self._classify(texts, arguments, size, finish, count)
-            count += len(batch)
-
 
 class _Finish:
     """The postprocessing of one call, chosen before its first text is run."""
@@ -201,6 +167,9 @@ class _Finish:
         self._top_k = check_top_k(top_k)
         self._bare = bare
 
-    def __call__(self, logits: NDArray[np.float32]) -> list[Any]:
+    def __call__(self, batch: Batch) -> list[Any]:
+        return self.rows(batch.rows)
+
+    def rows(self, logits: NDArray[np.float32]) -> list[Any]:
         rows = rank(self._function(logits), self._labels, self._top_k)
         return [row[0] for row in rows] if self._bare else rows

@@ -69,7 +69,7 @@ def test_an_unknown_task_is_told_first(model: str | None) -> None:
 
 
 def test_a_bundle_for_another_task(sample_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Task("fill-mask", "nowhere", "Nothing", "logits", ("batch", "labels"))
+    other = Task("fill-mask", "nowhere", "Nothing", "logits", ("batch", "labels"), "")
     monkeypatch.setattr(factory, "find_task", lambda name: find_task(name, [*TASKS, other]))
     with pytest.raises(InputError, match="a bundle for text-classification, not for fill-mask; leave the task out"):
         pipeline("fill-mask", sample_bundle)

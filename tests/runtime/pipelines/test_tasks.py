@@ -6,7 +6,7 @@ import pytest
 
 from torchless.errors import InputError
 from torchless.pipelines.base import Pipeline
-from torchless.pipelines.tasks import TASKS, Task, find_task
+from torchless.pipelines.tasks import TASKS, Task, find_task, infer_task
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -36,7 +36,29 @@ def test_an_unknown_task_lists_the_known(name: str) -> None:
 
 
 def test_among_others() -> None:
-    other = Task("fill-mask", "torchless.pipelines.base", "Pipeline", "logits", ("batch", "sequence", "labels"))
+    other = Task("fill-mask", "torchless.pipelines.base", "Pipeline", "logits", ("batch", "sequence", "labels"), "")
     assert find_task("fill-mask", [*TASKS, other]) is other
     with pytest.raises(InputError):
         find_task("text-classification", [other])
+
+
+@pytest.mark.parametrize(
+    ("architectures", "name"),
+    [
+        (["BertForSequenceClassification"], "text-classification"),
+        (["DistilBertModel"], "feature-extraction"),
+        (["ModernBertModel", 3], "feature-extraction"),
+        (["BertModel", "BertForSequenceClassification"], "text-classification"),
+        (["BertForMaskedLM"], None),
+        (["GPT2LMHeadModel"], None),
+        (["GPT2DoubleHeadsModel"], None),
+        (["Model"], None),
+        (["Evil\nModel"], None),
+        ("BertModel", None),
+        ([3], None),
+        (None, None),
+    ],
+)
+def test_the_task_of_an_architecture(architectures: object, name: str | None) -> None:
+    found = infer_task(architectures)
+    assert (found and found.name) == name
