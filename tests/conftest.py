@@ -69,6 +69,21 @@ def sample_bundle(tmp_path_factory: pytest.TempPathFactory, sample_checkpoint: P
     return target
 
 
+@pytest.fixture(scope="session")
+def features_bundle(tmp_path_factory: pytest.TempPathFactory, sample_checkpoint: Path) -> Path:
+    """A bundle of the sample checkpoint for feature-extraction, fp32. Do not change it."""
+    given = os.environ.get("TORCHLESS_TEST_FEATURES_BUNDLE")
+    if given:
+        return Path(given)
+    if not CAN_EXPORT:
+        pytest.skip("nothing here can export the sample; name such a bundle in TORCHLESS_TEST_FEATURES_BUNDLE")
+    from torchless_export import export
+
+    target = tmp_path_factory.mktemp("features") / "bundle"
+    export(sample_checkpoint, target, task="feature-extraction", variants=("fp32",))
+    return target
+
+
 @pytest.fixture
 def bundle_copy(sample_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the sample bundle that a test may damage."""
