@@ -27,7 +27,7 @@ from torchless.pipelines.base import Pipeline
 from torchless.pipelines.tasks import find_task
 from torchless_export import optimum_converter, parity
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
-from torchless_export.pytorch_reference import PyTorchReference, system_errors
+from torchless_export.pytorch_reference import PyTorchReference
 from torchless_export.quantize import quantize_dynamic_int8
 from torchless_export.report import ExportReport, VariantReport
 from torchless_export.texts import TextInput, TextSet, default_texts, load_texts, over_long
@@ -120,7 +120,7 @@ def _build(
         reference = PyTorchReference(source)
     with clock.step("convert"), _scratch(folder) as scratch:
         graph = onnx.load(optimum_converter.convert(reference, source, scratch))
-        _save_tokenizer(source, reference, folder, scratch)
+    reference.save_tokenizer(folder)
     inputs = _graph_inputs(source, graph)
     manifest = _describe(source, reference, graph, inputs, folder)
     _save(graph, folder / FILES["fp32"])
@@ -270,16 +270,6 @@ def _open(bundle: Bundle, variant: str) -> Iterator[Pipeline]:
         pipeline = open_pipeline(bundle, device="cpu", variant=variant, profile="throughput")
     with pipeline:
         yield pipeline
-
-
-def _save_tokenizer(source: Checkpoint, reference: PyTorchReference, folder: Path, scratch: Path) -> None:
-    """Write the resolved `tokenizer.json`, and beside it what Hugging Face tools look for."""
-    (folder / "tokenizer.json").write_text(reference.tokenizer_json(), encoding="utf-8", newline="\n")
-    with system_errors():
-        reference.tokenizer.save_pretrained(scratch / "tokenizer")
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (scratch / "tokenizer" / name).is_file():
-            shutil.copyfile(scratch / "tokenizer" / name, folder / name)
 
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:

@@ -13,9 +13,12 @@ import json
 import logging
 import os
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +58,20 @@ class PyTorchReference:
             self.tokenizer = self._load_tokenizer(transformers)
             self._check_vocabulary()
             self.model = self._load_model(transformers)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for.
+
+        Raises:
+            OSError: the disk is full, and the like.
+        """
+        (folder / "tokenizer.json").write_text(self.tokenizer_json(), encoding="utf-8", newline="\n")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer") as scratch:
+            with system_errors():
+                self.tokenizer.save_pretrained(scratch)
+            for name in ("tokenizer_config.json", "special_tokens_map.json"):
+                if (Path(scratch) / name).is_file():
+                    shutil.copyfile(Path(scratch) / name, folder / name)
 
     def tokenizer_json(self) -> str:
         """Return `tokenizer.json` with all that `tokenizer_config.json` asks for resolved into it.

@@ -606,7 +606,7 @@ def test_a_disk_that_is_full_for_the_tokenizer_is_told_as_such(
     save = transformers.PreTrainedTokenizerBase.save_pretrained
 
     def fail(self: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
-        if Path(folder).name == "tokenizer":
+        if "tokenizer" in Path(folder).name:
             raise Exception("No space left on device (os error 28)")  # as the tokenizers library does
         return save(self, folder, *arguments, **options)
 
