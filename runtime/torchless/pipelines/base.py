@@ -166,10 +166,7 @@ class Pipeline(abc.ABC):
 
         `first` is the number of the first text in what the caller gave, for messages.
         """
-        step = WINDOW
-        if batch_size and self._tokenizer.spec.padding_side == "left":
-            # Where the order is kept, so are the batches: no window may end within one.
-            step = max(WINDOW // batch_size, 1) * batch_size
+        step = self._whole_batches(WINDOW, batch_size)
         for start in range(0, len(texts), step):
             window = texts[start : start + step]
             encodings = self._encode(window, arguments, first + start)
@@ -185,9 +182,21 @@ class Pipeline(abc.ABC):
 
     def _batches_of(self, stream: Iterable[Any], rows: int | None) -> Iterator[list[Any]]:
         """Cut a stream into lists of at most `rows` items, reading no further than the list it yields."""
+        spec = self._tokenizer.spec
+        alone = spec.padding_side == "left" or spec.pad_id is None
+        rows = rows or (1 if alone else _STREAM_ROWS)
         iterator = iter(stream)
-        while batch := list(itertools.islice(iterator, rows or _STREAM_ROWS)):
+        while batch := list(itertools.islice(iterator, rows)):
             yield batch
+
+    def _whole_batches(self, rows: int, batch_size: int | None) -> int:
+        """Return how many rows to sort among themselves: `rows`, or a little less where the order is kept.
+
+        Where it is, so are the batches: no window may end within one.
+        """
+        if batch_size and self._tokenizer.spec.padding_side == "left":
+            return max(rows // batch_size, 1) * batch_size
+        return rows
 
     def _arguments(self, given: Mapping[str, Any]) -> TokenizerArguments:
         return read_tokenizer_arguments(self._tokenizer, {**self._tokenizer_arguments, **given})
@@ -233,7 +242,10 @@ class Pipeline(abc.ABC):
             "input_ids": lambda: pad(ids, spec.pad_id or 0, side=spec.padding_side, length=length),
             "attention_mask": lambda: pad([[1] * len(row) for row in ids], 0, side=spec.padding_side, length=length),
             "token_type_ids": lambda: pad(
-                [encoding.type_ids for encoding in encodings], spec.pad_type_id, side=spec.padding_side, length=length
+                [encoding.type_ids if arguments.type_ids else [0] * len(encoding) for encoding in encodings],
+                spec.pad_type_id,
+                side=spec.padding_side,
+                length=length,
             ),
         }
         return {name: rows[name]() for name in self._graph_inputs}

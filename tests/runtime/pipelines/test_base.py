@@ -258,7 +258,8 @@ class TestPreprocess:
             ({"truncation": True, "max_length": 4}, 4),
             ({"padding": "max_length"}, 512),
             ({"padding": "max_length", "max_length": 9}, 9),
-            ({"pad_to_multiple_of": 8}, 8),
+            ({"pad_to_multiple_of": 8}, 5),
+            ({"padding": True, "pad_to_multiple_of": 8}, 8),
         ],
     )
     def test_arguments(self, pipe: Pipeline, arguments: dict[str, Any], width: int) -> None:
@@ -387,9 +388,10 @@ class TestBatches:
         assert list(lonely(iter(TEXTS))) == wanted
         assert [rows for rows, _ in seen] == [1] * 2 * len(TEXTS)
         assert len(lonely(["fine"] * 4, batch_size=2)) == 4  # of one length: nothing to pad
-        for call in (lambda: lonely(TEXTS, batch_size=2), lambda: lonely("fine", padding="max_length")):
-            with pytest.raises(InputError, match=r"^[^\n]*has no pad token; use batch_size=1, without padding$"):
-                call()
+        with pytest.raises(InputError, match=r"^[^\n]*has no pad token; use batch_size=1, without padding$"):
+            lonely(TEXTS, batch_size=2)
+        with pytest.raises(InputError, match=r"^padding is 'max_length', and the tokenizer has no pad token"):
+            lonely("fine", padding="max_length")
 
     @pytest.mark.parametrize(("size", "wanted"), [(None, [1] * 6), (1, [1] * 6), (4, [4, 2])])
     @pytest.mark.parametrize("form", [list, iter])
@@ -410,3 +412,19 @@ class TestBatches:
         inputs = pipe.preprocess(["fine", TEXTS[2]])
         np.testing.assert_array_equal(inputs["attention_mask"][0], [0] * 8 + [1] * 3)
         np.testing.assert_array_equal(inputs["input_ids"][0, 8:], pipe.preprocess("fine")["input_ids"][0])
+
+    @pytest.mark.parametrize(("window", "wanted"), [(1, [2, 2, 2]), (3, [2, 2, 2]), (5, [2, 2, 2]), (9, [2, 2, 2])])
+    def test_left_padding_keeps_the_batches_in_every_window(
+        self, open_changed: Any, shapes: Any, window: int, wanted: list[int]
+    ) -> None:
+        pipe = open_changed(padding_side="left", batch_size=2)
+        seen = shapes(pipe)
+        assert len(list(pipe(iter(TEXTS), window=window))) == len(TEXTS)
+        assert [rows for rows, _ in seen] == wanted
+
+    @pytest.mark.parametrize("changed", [{"padding_side": "left"}, {"pad_id": None}])
+    def test_texts_that_go_one_by_one_are_read_one_by_one(self, open_changed: Any, changed: dict[str, Any]) -> None:
+        texts = iter(TEXTS)
+        answers = open_changed(**changed)(texts)
+        next(answers)
+        assert len(list(texts)) == len(TEXTS) - 1
