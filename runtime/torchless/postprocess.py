@@ -137,3 +137,10 @@ def rank(scores: Float32, labels: tuple[str, ...], top_k: int | None) -> list[li
         [{"label": labels[i], "score": score} for i, score in zip(row, row_scores, strict=True)]
         for row, row_scores in zip(order.tolist(), best, strict=True)
     ]
+
+
+def name_scores(scores: Float32, labels: tuple[str, ...]) -> list[list[dict[str, Any]]]:
+    """Return each row of scores (batch, labels) as [{"label", "score"}, ...], in the order of the labels."""
+    return [
+        [{"label": label, "score": score} for label, score in zip(labels, row, strict=True)] for row in scores.tolist()
+    ]

@@ -136,16 +136,18 @@ class Tokenizer:
 
         Raises:
             InputError: an unknown strategy, or a length that leaves no room beside the special tokens.
+            InputTypeError: a length that is no whole number.
         """
-        try:
-            name = _STRATEGIES[strategy]
-        except (KeyError, TypeError):
+        # 1 and 0 equal True and False; transformers refuses them, and a number here is a length meant for max_length.
+        if not isinstance(strategy, bool | str | None) or strategy not in _STRATEGIES:
             known = ", ".join(repr(key) for key in _STRATEGIES if isinstance(key, str))
-            raise InputError(f"truncation is {strategy!r}, wanted True, False, {known}") from None
-        if max_length is not None and (
-            isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1
-        ):
-            raise InputError(f"max_length is {max_length!r}, wanted a whole number from 1")
+            raise InputError(f"truncation is {strategy!r}, wanted True, False, {known}")
+        name = _STRATEGIES[strategy]
+        if max_length is not None:
+            if isinstance(max_length, bool) or not isinstance(max_length, int):
+                raise InputTypeError(f"max_length is {max_length!r}, wanted a whole number from 1")
+            if max_length < 1:
+                raise InputError(f"max_length is {max_length}, wanted a whole number from 1")
         length = max_length if max_length is not None else self.spec.max_length
         if name is None or length is None:
             return None

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from torchless.batching import pad, plan_batches
 from torchless.bundle import Bundle
-from torchless.cpu import features
-from torchless.devices import Device, parse_device
-from torchless.errors import BundleError, InferenceError, InputError, InputTypeError, ProviderError, warn_once
+from torchless.devices import parse_device
+from torchless.errors import BundleError, InferenceError, InputError, InputTypeError, ProviderError
 from torchless.forking import watch
-from torchless.manifest import TokenizerSpec, Variant
-from torchless.pipelines.inputs import TokenizerArguments, read_text, read_texts, read_tokenizer_arguments
+from torchless.manifest import TokenizerSpec
+from torchless.pipelines.inputs import TokenizerArguments, check_count, read_text, read_texts, read_tokenizer_arguments
+from torchless.pipelines.streams import as_long_as, open_stream
 from torchless.pipelines.tasks import find_task
+from torchless.pipelines.variants import choose_variant
 from torchless.session import Session, choose_device
 from torchless.tokenization import Encoding, TextInput, Tokenizer
 
@@ -240,23 +241,28 @@ class Pipeline(abc.ABC):
         arguments: TokenizerArguments,
         batch_size: int | None,
         window: int | None = None,
+        text_pair: str | None = None,
     ) -> Any:
-        """Answer one input (a string, a dict), a sequence of them (a list), or an iterator of them (an iterator).
+        """Answer one input (a string, a dict), a list or tuple of them (a list), or a stream of them (an iterator).
+
+        `text_pair` is the second text of every input that has none of its own.
 
         Raises:
             InputTypeError: something else.
         """
         if isinstance(inputs, str | dict):
-            [answer] = self._answers([read_text(inputs)], finish, arguments, batch_size)
+            [answer] = self._answers([read_text(inputs, None, text_pair)], finish, arguments, batch_size)
             return answer
-        if isinstance(inputs, list | tuple) or (isinstance(inputs, Sequence) and not isinstance(inputs, bytes)):
-            texts = [read_text(item, i) for i, item in enumerate(inputs)]
+        if isinstance(inputs, list | tuple):
+            texts = [read_text(item, i, text_pair) for i, item in enumerate(inputs)]
             return self._answers(texts, finish, arguments, batch_size)
-        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | bytearray | Mapping):
-            return self._stream(inputs, finish, arguments, batch_size, window or batch_size)
-        raise InputTypeError(
-            f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
-        )
+        stream = open_stream(inputs)
+        if stream is None:
+            raise InputTypeError(
+                f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
+            )
+        answers = self._stream(stream, finish, arguments, batch_size, window or batch_size, text_pair)
+        return as_long_as(answers, inputs)
 
     def _stream(
         self,
@@ -265,10 +271,11 @@ class Pipeline(abc.ABC):
         arguments: TokenizerArguments,
         batch_size: int | None,
         window: int | None,
+        text_pair: str | None,
     ) -> Iterator[Any]:
         count = 0
-        for batch in self._batches_of(inputs, window):
-            texts = [read_text(item, count + i) for i, item in enumerate(batch)]
+        for batch in self._batches_of(inputs, window and self._whole_batches(window, batch_size)):
+            texts = [read_text(item, count + i, text_pair) for i, item in enumerate(batch)]
             yield from self._answers(texts, finish, arguments, batch_size, count)
             count += len(batch)
 
@@ -291,10 +298,7 @@ class Pipeline(abc.ABC):
         self, texts: Sequence[TextInput], arguments: TokenizerArguments, batch_size: int | None, first: int
     ) -> Iterator[Batch]:
         """Yield the outputs batch by batch, each position of `texts` once, in no set order."""
-        step = WINDOW
-        if batch_size and self._tokenizer.spec.padding_side == "left":
-            # Where the order is kept, so are the batches: no window may end within one.
-            step = max(WINDOW // batch_size, 1) * batch_size
+        step = self._whole_batches(WINDOW, batch_size)
         for start in range(0, len(texts), step):
             window = texts[start : start + step]
             encodings = self._encode(window, arguments, first + start)
@@ -311,9 +315,21 @@ class Pipeline(abc.ABC):
 
     def _batches_of(self, stream: Iterable[Any], rows: int | None) -> Iterator[list[Any]]:
         """Cut a stream into lists of at most `rows` items, reading no further than the list it yields."""
+        spec = self._tokenizer.spec
+        alone = spec.padding_side == "left" or spec.pad_id is None
+        rows = rows or (1 if alone else _STREAM_ROWS)
         iterator = iter(stream)
-        while batch := list(itertools.islice(iterator, rows or _STREAM_ROWS)):
+        while batch := list(itertools.islice(iterator, rows)):
             yield batch
+
+    def _whole_batches(self, rows: int, batch_size: int | None) -> int:
+        """Return how many rows to sort among themselves: `rows`, or a little less where the order is kept.
+
+        Where it is, so are the batches: no window may end within one.
+        """
+        if batch_size and self._tokenizer.spec.padding_side == "left":
+            return max(rows // batch_size, 1) * batch_size
+        return rows
 
     def _arguments(self, given: Mapping[str, Any]) -> TokenizerArguments:
         return read_tokenizer_arguments(self._tokenizer, {**self._tokenizer_arguments, **given})
@@ -359,7 +375,10 @@ class Pipeline(abc.ABC):
             "input_ids": lambda: pad(ids, spec.pad_id or 0, side=spec.padding_side, length=length),
             "attention_mask": lambda: pad([[1] * len(row) for row in ids], 0, side=spec.padding_side, length=length),
             "token_type_ids": lambda: pad(
-                [encoding.type_ids for encoding in encodings], spec.pad_type_id, side=spec.padding_side, length=length
+                [encoding.type_ids if arguments.type_ids else [0] * len(encoding) for encoding in encodings],
+                spec.pad_type_id,
+                side=spec.padding_side,
+                length=length,
             ),
         }
         return {name: rows[name]() for name in self._graph_inputs}
@@ -386,60 +405,3 @@ def _reopen(kind: type[Pipeline], bundle: Bundle, options: Mapping[str, Any]) ->
 
 def _shifted(report: Callable[[int], None] | None, first: int) -> Callable[[int], None] | None:
     return report if report is None or first == 0 else lambda position: report(first + position)
-
-
-def check_count(name: str, count: Any) -> int | None:
-    """Return the argument `name` if it is a whole number from 1, or None.
-
-    Raises:
-        InputError: something else.
-    """
-    if count is None:
-        return None
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InputError(f"{name} is {count!r}, wanted a whole number from 1, or None to choose by length")
-    return count
-
-
-def choose_variant(variants: Mapping[str, Variant], device: Device, name: str | None) -> str:
-    """Return the variant to run on `device`.
-
-    Unnamed: on CUDA fp16, else fp32, never int8; on the CPU int8 where the processor has a feature that
-    the variant suits, else fp32.
-
-    Raises:
-        InputError: the bundle has no variant of that name.
-        ProviderError: the variant named is for another device, or none suits this one.
-    """
-    if name is not None:
-        if name not in variants:
-            raise InputError(f"variant {name!r} is not in the bundle, which has {', '.join(variants)}")
-        _check_named(name, variants[name], device)
-        return name
-    order = ("fp16", "fp32") if device.kind == "cuda" else ("int8", "fp32")
-    for candidate in order:
-        if candidate in variants and _suits(variants[candidate], device):
-            return candidate
-    raise ProviderError(
-        f"none of the bundle's variants ({', '.join(variants)}) suits {device} here; "
-        "export fp32 as well, or name one to run it anyway"
-    )
-
-
-def _suits(variant: Variant, device: Device) -> bool:
-    if variant.device not in ("any", device.kind):
-        return False
-    return device.kind == "cuda" or not variant.isa or bool(features() & set(variant.isa))
-
-
-def _check_named(name: str, variant: Variant, device: Device) -> None:
-    if variant.device not in ("any", device.kind):
-        raise ProviderError(
-            f"variant {name!r} is for {variant.device}, not for {device}; leave the variant out to choose"
-        )
-    if not _suits(variant, device):
-        has = ", ".join(sorted(features())) or "none that is known"
-        warn_once(
-            f"variant {name!r} suits {', '.join(variant.isa)}; this processor has {has}: answers may differ "
-            "from those measured at export"
-        )

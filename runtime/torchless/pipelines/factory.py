@@ -95,7 +95,7 @@ def pipeline(
         )
     # What only some tasks know goes to the pipeline where it was given.
     special: dict[str, Any] = {}
-    for name in ("return_tensors", "tokenize_kwargs"):
+    for name in ("return_all_scores", "return_tensors", "tokenize_kwargs"):
         if name in arguments:
             special[name] = arguments.pop(name)
     if top_k is not DEFAULT_TOP_K:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from torchless.bundle import Bundle
 from torchless.errors import InputError, warn_once
-from torchless.pipelines.base import Batch, Pipeline, check_count
+from torchless.pipelines.base import Batch, Pipeline
+from torchless.pipelines.inputs import check_count
 from torchless.postprocess import POOLINGS, check_finite, choose_pooling, normalize_rows
 
 Float32 = NDArray[np.float32]
@@ -39,7 +40,7 @@ class FeatureExtractionPipeline(Pipeline):
         Raises:
             InputError: `return_tensors` asks for another library's tensors, or an argument stands twice.
         """
-        for name in ("top_k", "function_to_apply"):
+        for name in ("top_k", "function_to_apply", "return_all_scores"):
             if name in options:
                 del options[name]
                 warn_once(f"the argument {name!r} has no meaning for {self.task} and is ignored")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchless.bundle import Bundle
-from torchless.errors import BundleError, InputError
+from torchless.errors import BundleError, InputError, InputTypeError, warn_once
 from torchless.explanation import Explanation
-from torchless.pipelines.base import Batch, Pipeline, check_count
-from torchless.pipelines.inputs import DEFAULT_TOP_K, read_texts
-from torchless.postprocess import check_finite, check_top_k, choose_function, rank
+from torchless.pipelines.base import Batch, Pipeline
+from torchless.pipelines.inputs import DEFAULT_TOP_K, check_count, read_texts
+from torchless.postprocess import check_finite, check_top_k, choose_function, name_scores, rank
 from torchless.tokenization import TextInput
 
 
@@ -28,23 +29,34 @@ class TextClassificationPipeline(Pipeline):
     task: ClassVar[str] = "text-classification"
 
     def __init__(
-        self, bundle: Bundle, *, top_k: int | None = DEFAULT_TOP_K, function_to_apply: str | None = None, **options: Any
+        self,
+        bundle: Bundle,
+        *,
+        top_k: int | None = DEFAULT_TOP_K,
+        function_to_apply: str | None = None,
+        return_all_scores: bool | None = None,
+        **options: Any,
     ) -> None:
-        """Open `bundle`; `top_k` and `function_to_apply` are the defaults of every call, the rest is `Pipeline`'s.
+        """Open `bundle`; `top_k`, `function_to_apply` and `return_all_scores` are the defaults of every call.
+
+        The rest is `Pipeline`'s.
 
         Raises:
             UnknownFunctionError: `function_to_apply` is none of softmax, sigmoid, none.
             BundleError: the graph gives another number of scores than there are labels.
         """
-        self._top_k = top_k
+        self._ranking = _Ranking().changed(top_k, return_all_scores)
         self._function = function_to_apply
         if bundle.manifest.problem_type is None:
             raise BundleError(f"{bundle.path}: the manifest names no labels and no problem type; export it again")
         self.problem_type: str = bundle.manifest.problem_type
-        check_top_k(top_k)
         choose_function(function_to_apply, self.problem_type, len(bundle.manifest.labels))
         super().__init__(bundle, **options)
-        self._options |= {"top_k": top_k, "function_to_apply": function_to_apply}
+        self._options |= {
+            "top_k": top_k,
+            "function_to_apply": function_to_apply,
+            "return_all_scores": return_all_scores,
+        }
         width = self._session.output_width if self._session else None
         if width is not None and width != len(self.labels):
             raise BundleError(
@@ -59,32 +71,38 @@ class TextClassificationPipeline(Pipeline):
         function_to_apply: str | None = None,
         batch_size: int | None = None,
         window: int | None = None,
+        text_pair: str | None = None,
+        return_all_scores: bool | None = None,
         **tokenizer_arguments: Any,
     ) -> Any:
         """Classify; the shape of the answer follows that of the input, as in transformers.
 
         A string gives `[{"label", "score"}]`; `{"text", "text_pair"}` a bare dict; a list of either a
-        list of dicts; an iterator an iterator, which reads at most one batch ahead. With `top_k` (a count,
-        or None for all) each answer is a list of dicts instead, best first.
+        list of dicts; a stream (an iterator, a generator, a dataset) an iterator, which reads at most one batch
+        ahead. With `top_k` (a count, or None for all) each answer is a list of dicts instead, best first.
 
         Args:
-            inputs: a string, a dict, a list of them, or an iterator over them.
+            inputs: a string, a dict, a list of them, or a stream of them.
             top_k: labels for each text.
             function_to_apply: "softmax", "sigmoid" or "none"; None: what the model's problem type wants.
             batch_size: the most texts in a batch; None: packed by length.
-            window: of an iterator, the texts read ahead and sorted by length among themselves; None: one batch.
+            window: of a stream, the texts read ahead and sorted by length among themselves; None: one batch.
+            text_pair: the second text of every pair whose first is given alone.
+            return_all_scores: of transformers before 5, with a warning: True gives all labels in the model's order,
+                False the best one.
             tokenizer_arguments: `truncation`, `max_length`, `padding`, ... as transformers' tokenizers take them.
 
         Raises:
             InputError, InputTypeError, UnknownFunctionError: an input or an argument cannot be processed.
             InferenceError: ONNX Runtime failed, or a logit is not finite.
         """
-        single = top_k is DEFAULT_TOP_K and self._top_k is DEFAULT_TOP_K
-        chosen = self._top_k if top_k is DEFAULT_TOP_K else top_k
-        finish = _Finish(self, chosen, self._default(function_to_apply), bare=single)
+        ranking = self._ranking.changed(top_k, return_all_scores)
+        finish = _Finish(self, ranking, self._default(function_to_apply))
         arguments = self._arguments(tokenizer_arguments)
         size = check_count("batch_size", batch_size) or self._batch_size
-        answer = self._respond(inputs, finish, arguments, size, check_count("window", window))
+        if not isinstance(text_pair, str | None):
+            raise InputTypeError(f"text_pair is {type(text_pair).__name__}, wanted a string")
+        answer = self._respond(inputs, finish, arguments, size, check_count("window", window), text_pair)
         # transformers wraps the answer to one string unless this very call names top_k.
         return [answer] if isinstance(inputs, str) and top_k is DEFAULT_TOP_K else answer
 
@@ -115,7 +133,8 @@ class TextClassificationPipeline(Pipeline):
         if rows.ndim != 2 or rows.shape[1] != len(self.labels):
             raise InputError(f"the logits have the shape {rows.shape}, wanted (batch, {len(self.labels)})")
         check_finite(rows)  # what `forward` gives was checked there; these may come from anywhere
-        return _Finish(self, top_k, self._default(function_to_apply), bare=top_k == 1).rows(rows)
+        ranking = _Ranking(check_top_k(top_k), bare=top_k == 1)
+        return _Finish(self, ranking, self._default(function_to_apply)).rows(rows)
 
     def explain(self, text: TextInput | dict[str, str], **tokenizer_arguments: Any) -> Explanation:
         """Run the three steps on one text, one (text, text_pair) or dict of it; returns what passes between them.
@@ -156,20 +175,50 @@ class TextClassificationPipeline(Pipeline):
         return self._function if function is None else function
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """Which labels make an answer, and in what form.
+
+    Attributes:
+        top_k: how many, best first; None: all.
+        bare: transformers' form where nobody named `top_k`: one label is a dict without its list, and all of them
+            (`return_all_scores`) stand in the order of the model's outputs.
+    """
+
+    top_k: int | None = DEFAULT_TOP_K
+    bare: bool = True
+
+    def changed(self, top_k: int | None, return_all_scores: bool | None) -> _Ranking:
+        """Return the ranking that these arguments ask for: `_sanitize_parameters` in transformers 4.57.6.
+
+        Raises:
+            InputError, InputTypeError: `top_k` is no count.
+        """
+        if top_k is not DEFAULT_TOP_K:
+            return _Ranking(check_top_k(top_k), bare=False)
+        if return_all_scores is None:
+            return self
+        warn_once(
+            "return_all_scores is deprecated; pass top_k=None for all labels, best first, or top_k=1 for the best",
+            stacklevel=4,
+        )
+        return _Ranking(None if return_all_scores else 1, self.bare)
+
+
 class _Finish:
     """The postprocessing of one call, chosen before its first text is run."""
 
-    def __init__(
-        self, pipeline: TextClassificationPipeline, top_k: int | None, function: str | None, *, bare: bool
-    ) -> None:
+    def __init__(self, pipeline: TextClassificationPipeline, ranking: _Ranking, function: str | None) -> None:
         self._labels = pipeline.labels
         self._function = choose_function(function, pipeline.problem_type, len(pipeline.labels))
-        self._top_k = check_top_k(top_k)
-        self._bare = bare
+        self._ranking = ranking
 
     def __call__(self, batch: Batch) -> list[Any]:
         return self.rows(batch.rows)
 
     def rows(self, logits: NDArray[np.float32]) -> list[Any]:
-        rows = rank(self._function(logits), self._labels, self._top_k)
-        return [row[0] for row in rows] if self._bare else rows
+        scores = self._function(logits)
+        if self._ranking.bare and self._ranking.top_k is None:
+            return name_scores(scores, self._labels)
+        rows = rank(scores, self._labels, self._ranking.top_k)
+        return [row[0] for row in rows] if self._ranking.bare else rows

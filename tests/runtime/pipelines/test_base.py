@@ -1,4 +1,4 @@
-"""`torchless.pipelines.base`: variants, batches, windows, streams, and the life of a pipeline."""
+"""`torchless.pipelines.base`: batches, windows, streams, and the life of a pipeline."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import torchless
-from torchless.devices import Device
-from torchless.errors import BundleError, InferenceError, InputError, InputTypeError, ProviderError, TorchlessWarning
-from torchless.manifest import OutputSpec, Variant
+from torchless.errors import BundleError, InferenceError, InputError, InputTypeError
 from torchless.pipelines import base
-from torchless.pipelines.base import Pipeline, check_count, choose_variant
+from torchless.pipelines.base import Pipeline
+from torchless.pipelines.inputs import check_count
 
 TEXTS = ["a fine film", "dull", "the jokes are old and the plot is older", "it says nothing at all", "great fun", "no"]
 TOO_LONG = "dull " * 600
@@ -61,92 +60,6 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pipeline], list[tuple[i
         return seen
 
     return watch
-
-
-class TestChooseVariant:
-    @staticmethod
-    def variant(device: str, *isa: str) -> Variant:
-        output = OutputSpec("logits", "float32", ("batch", "labels"))
-        return Variant(("model.onnx",), "fp32", device, isa, "graph", 18, {"input_ids": "int64"}, output)
-
-    @pytest.fixture
-    def variants(self) -> dict[str, Variant]:
-        return {
-            "fp32": self.variant("any"),
-            "int8": self.variant("cpu", "avx512_vnni", "avx2"),
-            "fp16": self.variant("cuda"),
-        }
-
-    @pytest.fixture
-    def has(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-        return lambda *names: monkeypatch.setattr(base, "features", lambda: frozenset(names))
-
-    @pytest.mark.parametrize(
-        ("kind", "features", "without", "wanted"),
-        [
-            ("cpu", ["avx2"], [], "int8"),
-            ("cpu", ["avx512_vnni", "avx2"], [], "int8"),
-            ("cpu", ["avx_vnni"], [], "fp32"),
-            ("cpu", ["arm64"], [], "fp32"),
-            ("cpu", [], [], "fp32"),
-            ("cpu", ["avx2"], ["int8"], "fp32"),
-            ("cpu", ["avx2"], ["fp32"], "int8"),
-            ("cuda", ["avx2"], [], "fp16"),
-            ("cuda", ["avx2"], ["fp16"], "fp32"),
-        ],
-    )
-    def test_unnamed(
-        self,
-        variants: dict[str, Variant],
-        has: Callable[..., None],
-        kind: str,
-        features: list[str],
-        without: list[str],
-        wanted: str,
-    ) -> None:
-        has(*features)
-        left = {name: variant for name, variant in variants.items() if name not in without}
-        assert choose_variant(left, Device(kind), None) == wanted
-
-    def test_int8_for_any_processor_needs_no_feature(self, has: Callable[..., None]) -> None:
-        has()
-        assert choose_variant({"int8": self.variant("cpu")}, Device("cpu"), None) == "int8"
-
-    @pytest.mark.parametrize(("kind", "only"), [("cpu", "fp16"), ("cpu", "int8"), ("cuda", "int8")])
-    def test_none_suits(self, variants: dict[str, Variant], has: Callable[..., None], kind: str, only: str) -> None:
-        has()
-        with pytest.raises(ProviderError, match=rf"none of the bundle's variants \({only}\) suits {kind}"):
-            choose_variant({only: variants[only]}, Device(kind), None)
-
-    def test_named(self, variants: dict[str, Variant], has: Callable[..., None]) -> None:
-        has("avx2")
-        assert choose_variant(variants, Device("cpu"), "fp32") == "fp32"
-        assert choose_variant(variants, Device("cpu"), "int8") == "int8"
-        assert choose_variant(variants, Device("cuda"), "fp32") == "fp32"
-
-    @pytest.mark.parametrize(("features", "says"), [(["arm64"], "arm64"), ([], "none that is known")])
-    def test_named_on_a_processor_that_it_does_not_suit(
-        self, variants: dict[str, Variant], has: Callable[..., None], features: list[str], says: str
-    ) -> None:
-        has(*features)
-        with pytest.warns(TorchlessWarning, match=f"'int8' suits avx512_vnni, avx2; this processor has {says}"):
-            assert choose_variant(variants, Device("cpu"), "int8") == "int8"
-
-    @pytest.mark.parametrize(("kind", "name"), [("cuda", "int8"), ("cpu", "fp16")])
-    def test_named_for_another_device(self, variants: dict[str, Variant], kind: str, name: str) -> None:
-        with pytest.raises(ProviderError, match=f"'{name}' is for {variants[name].device}, not for {kind}"):
-            choose_variant(variants, Device(kind), name)
-
-    def test_unknown_name_lists_the_known(self, variants: dict[str, Variant]) -> None:
-        with pytest.raises(InputError, match="'int4' is not in the bundle, which has fp32, int8, fp16"):
-            choose_variant(variants, Device("cpu"), "int4")
-
-    def test_the_processor_decides_which_graph_of_the_sample_runs(
-        self, sample_bundle: Path, has: Callable[..., None]
-    ) -> None:
-        for features, wanted in ((["avx2", "avx512_vnni", "avx_vnni"], "int8"), ([], "fp32")):
-            has(*features)
-            assert torchless.pipeline(model=sample_bundle, device="cpu").variant == wanted
 
 
 @pytest.mark.parametrize("size", [None, 1, 32])
@@ -258,7 +171,8 @@ class TestPreprocess:
             ({"truncation": True, "max_length": 4}, 4),
             ({"padding": "max_length"}, 512),
             ({"padding": "max_length", "max_length": 9}, 9),
-            ({"pad_to_multiple_of": 8}, 8),
+            ({"pad_to_multiple_of": 8}, 5),
+            ({"padding": True, "pad_to_multiple_of": 8}, 8),
         ],
     )
     def test_arguments(self, pipe: Pipeline, arguments: dict[str, Any], width: int) -> None:
@@ -387,9 +301,10 @@ class TestBatches:
         assert list(lonely(iter(TEXTS))) == wanted
         assert [rows for rows, _ in seen] == [1] * 2 * len(TEXTS)
         assert len(lonely(["fine"] * 4, batch_size=2)) == 4  # of one length: nothing to pad
-        for call in (lambda: lonely(TEXTS, batch_size=2), lambda: lonely("fine", padding="max_length")):
-            with pytest.raises(InputError, match=r"^[^\n]*has no pad token; use batch_size=1, without padding$"):
-                call()
+        with pytest.raises(InputError, match=r"^[^\n]*has no pad token; use batch_size=1, without padding$"):
+            lonely(TEXTS, batch_size=2)
+        with pytest.raises(InputError, match=r"^padding is 'max_length', and the tokenizer has no pad token"):
+            lonely("fine", padding="max_length")
 
     @pytest.mark.parametrize(("size", "wanted"), [(None, [1] * 6), (1, [1] * 6), (4, [4, 2])])
     @pytest.mark.parametrize("form", [list, iter])
@@ -410,3 +325,19 @@ class TestBatches:
         inputs = pipe.preprocess(["fine", TEXTS[2]])
         np.testing.assert_array_equal(inputs["attention_mask"][0], [0] * 8 + [1] * 3)
         np.testing.assert_array_equal(inputs["input_ids"][0, 8:], pipe.preprocess("fine")["input_ids"][0])
+
+    @pytest.mark.parametrize(("window", "wanted"), [(1, [2, 2, 2]), (3, [2, 2, 2]), (5, [2, 2, 2]), (9, [2, 2, 2])])
+    def test_left_padding_keeps_the_batches_in_every_window(
+        self, open_changed: Any, shapes: Any, window: int, wanted: list[int]
+    ) -> None:
+        pipe = open_changed(padding_side="left", batch_size=2)
+        seen = shapes(pipe)
+        assert len(list(pipe(iter(TEXTS), window=window))) == len(TEXTS)
+        assert [rows for rows, _ in seen] == wanted
+
+    @pytest.mark.parametrize("changed", [{"padding_side": "left"}, {"pad_id": None}])
+    def test_texts_that_go_one_by_one_are_read_one_by_one(self, open_changed: Any, changed: dict[str, Any]) -> None:
+        texts = iter(TEXTS)
+        answers = open_changed(**changed)(texts)
+        next(answers)
+        assert len(list(texts)) == len(TEXTS) - 1

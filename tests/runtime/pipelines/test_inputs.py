@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,25 @@ def tokenizer(sample_bundle: Path) -> Tokenizer:
         ({"text": "a", "text_pair": "b"}, ("a", "b")),
         ({"text_pair": "b", "text": "a"}, ("a", "b")),
         ([["a", "b"]], ("a", "b")),
+        ({"text": "a", "text_pair": ""}, "a"),
+        ([["a", ""]], "a"),
     ],
 )
 def test_forms_of_one_text(given: Any, wanted: Any) -> None:
     assert read_text(given) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("a", ("a", "x")), ({"text": "a"}, ("a", "x")), ({"text": "", "text_pair": "b"}, None),
+                          ({"text": "a", "text_pair": None}, None), ([["a", "b"]], None), (3, None)]
+)  # fmt: skip
+def test_a_pair_for_every_text(given: Any, wanted: Any) -> None:
+    if wanted is None:
+        with pytest.raises(InputTypeError, match=r"input 3 (is|has a text_pair, and so has the call)"):
+            read_text(given, 3, "x")
+    else:
+        assert read_text(given, 3, "x") == wanted
+        assert read_text(given, 3, "") == "a"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +127,14 @@ def test_texts_for_one_step_alone() -> None:
         ({"padding": "max_length"}, TokenizerArguments(pad_to=512)),
         ({"padding": "max_length", "max_length": 9}, TokenizerArguments(pad_to=9)),
         ({"padding": True, "max_length": 9}, TokenizerArguments()),
-        ({"pad_to_multiple_of": 8}, TokenizerArguments(multiple_of=8)),
+        ({"pad_to_multiple_of": 8}, TokenizerArguments()),
+        ({"pad_to_multiple_of": 8, "padding": True}, TokenizerArguments(multiple_of=8)),
+        (
+            {"pad_to_multiple_of": 8, "padding": True, "truncation": True},
+            TokenizerArguments(multiple_of=8, truncation=Truncation(512)),
+        ),
+        ({"return_token_type_ids": False}, TokenizerArguments(type_ids=False)),
+        ({"return_token_type_ids": True}, TokenizerArguments()),
         ({"pad_to_multiple_of": None}, TokenizerArguments()),
         ({"add_special_tokens": False}, TokenizerArguments(special_tokens=False)),
         ({"on_truncation": print}, TokenizerArguments(on_truncation=print)),
@@ -133,13 +156,18 @@ def test_max_length_alone_cuts_and_says_so(tokenizer: Tokenizer, more: dict[str,
     [
         ({"padding": "left"}, "padding is 'left'"),
         ({"padding": 3}, "padding is 3"),
+        ({"padding": 1}, "padding is 1"),
+        ({"padding": None}, "padding is None"),
+        ({"padding": ["longest"]}, r"padding is ['longest']"),
+        ({"truncation": 1}, "truncation is 1"),
+        ({"truncation": ["longest_first"]}, "truncation is ['longest_first']"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
+        ({"padding": True, "truncation": True, "max_length": 9, "pad_to_multiple_of": 8}, "cut at 9 tokens and padded"),
+        ({"padding": True, "truncation": True, "pad_to_multiple_of": 9}, "cut at 512 tokens and padded"),
         ({"pad_to_multiple_of": -8}, "pad_to_multiple_of is -8"),
-        ({"pad_to_multiple_of": 8.0}, "pad_to_multiple_of is 8.0"),
         ({"truncation": "left"}, "truncation is 'left'"),
         ({"max_length": 0}, "max_length is 0"),
-        ({"max_length": "9", "padding": True}, "max_length is '9'"),
         ({"truncation": True, "max_length": 1}, "less than the 2 special tokens"),
-        ({"maxlength": 9}, "unknown argument 'maxlength', wanted one of add_special_tokens, max_length"),
     ],
 )
 def test_wrong_tokenizer_arguments(tokenizer: Tokenizer, given: dict[str, Any], says: str) -> None:
@@ -148,7 +176,34 @@ def test_wrong_tokenizer_arguments(tokenizer: Tokenizer, given: dict[str, Any], 
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["return_tensors", "stride", "return_length", "clean_up_tokenization_spaces"])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"maxlength": 9}, "unknown argument 'maxlength', wanted one of add_special_tokens, max_length"),
+        ({"return_tensors": "np"}, "unknown argument 'return_tensors'"),
+        ({"is_split_into_words": True}, "unknown argument 'is_split_into_words'"),
+        ({"max_length": "9", "padding": True}, "max_length is '9'"),
+        ({"max_length": 9.0, "truncation": True}, "max_length is 9.0"),
+        ({"max_length": True, "truncation": True}, "max_length is True"),
+        ({"pad_to_multiple_of": 8.0}, "pad_to_multiple_of is 8.0"),
+        ({"add_special_tokens": None}, "add_special_tokens is None, wanted True or False"),
+    ],
+)
+def test_tokenizer_arguments_of_a_wrong_type(tokenizer: Tokenizer, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputTypeError) as caught:
+        read_tokenizer_arguments(tokenizer, given)
+    assert says in str(caught.value)
+
+
+def test_padding_needs_a_pad_token(tokenizer: Tokenizer) -> None:
+    bare = Tokenizer(tokenizer._data, dataclasses.replace(tokenizer.spec, pad_id=None))
+    for padding in (True, "longest", "max_length"):
+        with pytest.raises(InputError, match="the tokenizer has no pad token"):
+            read_tokenizer_arguments(bare, {"padding": padding})
+    assert read_tokenizer_arguments(bare, {"padding": "do_not_pad"}) == TokenizerArguments()
+
+
+@pytest.mark.parametrize("name", ["num_workers", "stride", "return_length", "clean_up_tokenization_spaces"])
 def test_arguments_that_only_add_outputs_are_ignored_with_one_warning(tokenizer: Tokenizer, name: str) -> None:
     with pytest.warns(TorchlessWarning, match=f"'{name}' has no meaning here"):
         assert read_tokenizer_arguments(tokenizer, {name: 1}) == TokenizerArguments()

@@ -14,7 +14,7 @@ import pytest
 
 import torchless
 from torchless import TextClassificationPipeline
-from torchless.errors import InferenceError, InputError, InputTypeError, UnknownFunctionError
+from torchless.errors import InferenceError, InputError, InputTypeError, TorchlessWarning, UnknownFunctionError
 from torchless.postprocess import sigmoid, softmax
 
 TEXTS = ["a fine film", "dull", "the jokes are old and the plot is older", "", "it says nothing at all", "great fun"]
@@ -119,6 +119,28 @@ class TestShapes:
         assert [answer["label"] for answer in found] == [answer["label"] for answer in wanted]
         assert [answer["score"] for answer in found] == pytest.approx([answer["score"] for answer in wanted], abs=1e-6)
 
+    def test_a_dataset_is_a_stream_with_a_length(self, pipe: TextClassificationPipeline) -> None:
+        class Rows:
+            """As `torch.utils.data.Dataset`: no iterator, no IndexError at its end."""
+
+            read = 0
+
+            def __len__(self) -> int:
+                return 5
+
+            def __getitem__(self, i: int) -> str:
+                self.read += 1
+                return TEXTS[i % 5]
+
+        dataset = Rows()
+        answers = pipe(dataset, batch_size=2)
+        assert dataset.read == 0
+        assert len(answers) == 5
+        first = next(answers)
+        assert dataset.read == 2
+        assert [first, *answers] == pipe(TEXTS[:5], batch_size=2)
+        assert dataset.read == 5
+
     def test_more_than_there_are_labels(self, pipe: TextClassificationPipeline) -> None:
         assert pipe("fine", top_k=9) == pipe("fine", top_k=None)
 
@@ -141,6 +163,46 @@ class TestShapes:
         ):
             with pytest.raises(InputError):
                 pipe(iter(["fine"]), **wrong)
+
+
+class TestArguments:
+    """Of transformers' calls, beside those of its tokenizers."""
+
+    def test_a_pair_for_every_text(self, pipe: TextClassificationPipeline) -> None:
+        wanted = pipe(PAIR)
+        assert pipe("a fine film", text_pair="dull") == [wanted]
+        assert pipe({"text": "a fine film"}, text_pair="dull") == wanted
+        assert pipe(["a fine film"] * 2, text_pair="dull", top_k=1, batch_size=1) == [[wanted]] * 2
+        assert list(pipe(iter(["a fine film"]), text_pair="dull")) == [wanted]
+        assert pipe("a fine film", text_pair="") == pipe("a fine film")
+        for inputs, text_pair in ((PAIR, "dull"), ([["a", "b"]], "dull"), ("a fine film", 3), (["a"], ["b"])):
+            with pytest.raises(InputTypeError, match="text_pair"):
+                pipe(inputs if isinstance(inputs, str | dict) else [inputs], text_pair=text_pair)
+
+    def test_all_scores_by_their_former_name(self, pipe: TextClassificationPipeline, sample_bundle: Path) -> None:
+        with pytest.warns(TorchlessWarning, match="return_all_scores is deprecated"):
+            everything = pipe("fine", return_all_scores=True)
+        assert shape(everything) == [["d", "d"]]
+        assert [answer["label"] for answer in everything[0]] == list(pipe.labels)
+        best = pipe("fine", top_k=None)
+        assert best[0]["label"] == pipe.labels[1]
+        assert sorted(everything[0], key=lambda answer: -answer["score"]) == best
+        assert pipe(["fine"], return_all_scores=True) == everything
+        assert pipe(PAIR | {"text": "fine", "text_pair": None}, return_all_scores=True) == everything[0]
+        assert pipe("fine", return_all_scores=False) == pipe("fine")
+        assert pipe("fine", return_all_scores=True, top_k=1) == best[:1]
+        named = torchless.pipeline(model=sample_bundle, variant="fp32", device="cpu", return_all_scores=True)
+        assert named("fine") == everything
+        assert named("fine", return_all_scores=False) == pipe("fine")
+        assert named("fine", top_k=None) == best
+        ranked = torchless.pipeline(model=sample_bundle, variant="fp32", device="cpu", top_k=2)
+        assert ranked("fine", return_all_scores=True) == [best]
+        assert ranked("fine", return_all_scores=False) == [best[:1]]
+
+    def test_token_types_of_a_pair(self, pipe: TextClassificationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pipe, "_graph_inputs", ("input_ids", "token_type_ids"))
+        assert pipe.preprocess(PAIR)["token_type_ids"].any()
+        assert not pipe.preprocess(PAIR, return_token_type_ids=False)["token_type_ids"].any()
 
 
 class TestPostprocess:

@@ -1,0 +1,54 @@
+"""Which of a bundle's graphs runs on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchless.cpu import features
+from torchless.devices import Device
+from torchless.errors import InputError, ProviderError, warn_once
+from torchless.manifest import Variant
+
+
+def choose_variant(variants: Mapping[str, Variant], device: Device, name: str | None) -> str:
+    """Return the variant to run on `device`.
+
+    Unnamed: on CUDA fp16, else fp32, never int8; on the CPU int8 where the processor has a feature that
+    the variant suits, else fp32.
+
+    Raises:
+        InputError: the bundle has no variant of that name.
+        ProviderError: the variant named is for another device, or none suits this one.
+    """
+    if name is not None:
+        if name not in variants:
+            raise InputError(f"variant {name!r} is not in the bundle, which has {', '.join(variants)}")
+        _check_named(name, variants[name], device)
+        return name
+    order = ("fp16", "fp32") if device.kind == "cuda" else ("int8", "fp32")
+    for candidate in order:
+        if candidate in variants and _suits(variants[candidate], device):
+            return candidate
+    raise ProviderError(
+        f"none of the bundle's variants ({', '.join(variants)}) suits {device} here; "
+        "export fp32 as well, or name one to run it anyway"
+    )
+
+
+def _suits(variant: Variant, device: Device) -> bool:
+    if variant.device not in ("any", device.kind):
+        return False
+    return device.kind == "cuda" or not variant.isa or bool(features() & set(variant.isa))
+
+
+def _check_named(name: str, variant: Variant, device: Device) -> None:
+    if variant.device not in ("any", device.kind):
+        raise ProviderError(
+            f"variant {name!r} is for {variant.device}, not for {device}; leave the variant out to choose"
+        )
+    if not _suits(variant, device):
+        has = ", ".join(sorted(features())) or "none that is known"
+        warn_once(
+            f"variant {name!r} suits {', '.join(variant.isa)}; this processor has {has}: answers may differ "
+            "from those measured at export"
+        )
