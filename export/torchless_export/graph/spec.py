@@ -86,8 +86,11 @@ def read_spec(checkpoint: Checkpoint, family: Family) -> Spec:
         if name not in ("activation", "eps", "pad")
     }
     sizes["labels"] = len(checkpoint.labels)
-    if sizes["layers"] * sizes.get("inner", 1) > _MOST_LAYERS:
-        config.refuse(family.settings["layers"].keys[0], sizes["layers"], f"at most {_MOST_LAYERS}")
+    count = 1
+    for name in ("layers", "inner"):
+        count *= sizes.get(name, 1)
+        if count > _MOST_LAYERS:
+            config.refuse(family.settings[name].keys[0], sizes[name], f"at most {_MOST_LAYERS} layers in all")
     if sizes["hidden"] % sizes["heads"]:
         key = family.settings["heads"].keys[0]
         config.refuse(key, sizes["heads"], f"a divisor of {family.settings['hidden'].keys[0]}, {sizes['hidden']}")

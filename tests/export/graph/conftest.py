@@ -56,7 +56,7 @@ def random_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     """Return a function that makes one: `random_model("bert", labels=3, bare=False, seed=0, **config)`."""
 
     def make(
-        family: str, *, labels: int = 2, bare: bool = False, seed: int = 0, dtype: Any = None, **config: Any
+        family: str, *, labels: int = 2, bare: bool = False, seed: int = 0, dtype: str = "float32", **config: Any
     ) -> Model:
         keys = _KEYS.get(family, {})
         given = {keys.get(key, key): value for key, value in config.items()} | {"num_labels": labels}
@@ -71,10 +71,8 @@ def random_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
                 parameter.normal_(0, spread)
                 if parameter.ndim == 1 and name.endswith("weight"):
                     parameter.add_(1.0)
-            if dtype is not None:
-                module.to(dtype).float()
         folder = tmp_path_factory.mktemp(family)
-        (module.to(dtype) if dtype is not None else module).save_pretrained(folder)
+        module.to(getattr(torch, dtype)).save_pretrained(folder)
         module.float()
         shutil.copyfile(sample_checkpoint / "tokenizer.json", folder / "tokenizer.json")
         if bare:

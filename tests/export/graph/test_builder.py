@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from torchless_export import graph
-from torchless_export.checkpoint import Checkpoint
+from torchless_export.checkpoint import Checkpoint, open_checkpoint
 from torchless_export.graph import Form
 from torchless_export.graph.activation import ACTIVATIONS
 from torchless_export.graph.families import FAMILIES
@@ -199,3 +202,57 @@ def test_the_form_says_how_much_of_the_last_layer_is_built(random_model: Callabl
     layer = "bert.encoder.layer.1."
     assert products["whole"] == head
     assert set(products["read"]) > {layer + "intermediate.dense.weight", layer + "output.dense.weight", *head}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+def test_weights_of_half_precision(family: str, dtype: str, random_model: Callable[..., Any]) -> None:
+    model = random_model(family, dtype=dtype, **SMALL)
+    inputs = texts(2, 9, "right", seed=5, pad=1, vocab=60, types=FAMILIES[family].token_types)
+    check(model, inputs, built(model.checkpoint))
+
+
+def test_shards_and_the_old_names_of_norms(random_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = random_model("roberta", **SMALL)
+    folder = model.checkpoint.path
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in tensors.items()
+    }
+    assert renamed.keys() != tensors.keys()
+    names = sorted(renamed)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, held in shards.items():
+        save_file({name: renamed[name] for name in held}, tmp_path / shard)
+    weight_map = {name: shard for shard, held in shards.items() for name in held}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    inputs = texts(2, 9, "right", seed=6, pad=1, vocab=60, types=False)
+    check(model, inputs, built(open_checkpoint(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "wanted"),
+    [
+        ("bert", {}, True),
+        ("bert", {"tokenizer_class": "BertTokenizer"}, True),
+        ("bert", {"tokenizer_class": "PreTrainedTokenizerFast"}, True),
+        ("bert", {"tokenizer_class": "XLMRobertaTokenizerFast"}, False),
+        ("bert", {"tokenizer_class": "BertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}, False),
+        ("roberta", {}, False),
+        ("roberta", {"tokenizer_class": "RobertaTokenizer"}, False),
+        ("roberta", {"tokenizer_class": "BertTokenizer"}, True),
+        ("distilbert", {"tokenizer_class": "BertTokenizer"}, False),
+        ("mpnet", {"tokenizer_class": "BertTokenizer"}, False),
+    ],
+)
+def test_token_types_are_an_input_where_the_tokenizer_gives_them(
+    family: str, given: dict[str, Any], wanted: bool, random_model: Callable[..., Any]
+) -> None:
+    config = SMALL | ({"type_vocab_size": 2} if FAMILIES[family].embeddings.token_type else {})
+    model = random_model(family, **config)
+    made = built(replace(model.checkpoint, tokenizer_config=given))
+    assert ("token_type_ids" in {i.name for i in made.graph.input}) == wanted
+    check(model, texts(2, 9, "right", seed=7, pad=1, vocab=60, types=True), made)
