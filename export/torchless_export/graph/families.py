@@ -1,0 +1,305 @@
+"""The architectures, as data: which tensor plays which role, where positions come from, what the head reads.
+
+Every row was written from the modelling code of transformers 4.57 and 5.x; paths are those of its state dicts, below
+the family's prefix. Sizes are named, and looked up in the config (`settings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+__all__ = ["FAMILIES", "Embeddings", "Family", "Head", "Layer", "Linear", "Norm", "Setting", "Table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`path.weight` (out, into) and `path.bias` (out,); `into` and `out` name sizes."""
+
+    path: str
+    into: str = "hidden"
+    out: str = "hidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer normalization: `path.weight` and `path.bias`, of `size`."""
+
+    path: str
+    size: str = "hidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`path.weight` (rows, width)."""
+
+    path: str
+    rows: str
+    width: str = "hidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What tokens become before the first layer.
+
+    Attributes:
+        word, position, token_type, norm: summed, then normalized.
+        projection: from the tables' width to the model's, where the two sizes differ; `always` there in ALBERT.
+        count_from_pad: positions count the ids that are not the pad token's, from its id + 1 (fairseq's way), and
+            pad tokens have that of their id; else they count columns from 0.
+    """
+
+    word: Table
+    position: Table
+    norm: Norm
+    token_type: Table | None = None
+    projection: Linear | None = None
+    always_projected: bool = False
+    count_from_pad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer, norms after the sums (Vaswani et al. 2017, section 3.1); paths below `path`.
+
+    Attributes:
+        path: the layer's place; {layer} its number, {group} and {inner} for layers that share their weights in groups.
+    """
+
+    path: str
+    query: Linear
+    key: Linear
+    value: Linear
+    attended: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What comes after the encoder, for classification.
+
+    Attributes:
+        steps: dense layers, each with the activation behind it, "" for none. A path that starts with "." is below the
+            encoder's prefix.
+        reads: "first": only the first token's last hidden state.
+    """
+
+    steps: tuple[tuple[Linear, str], ...]
+    reads: Literal["first"] = "first"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where a value stands in config.json: the keys that transformers takes, and its default where none is there."""
+
+    keys: tuple[str, ...]
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        prefix: before every encoder tensor of a checkpoint with a head; a bare model's have none.
+        roots: the encoder's tensors start with one of these; one among them that nothing reads is refused.
+        settings: every value read from config.json.
+        fixed: key -> the values under which the arithmetic is the one built here; a key that is absent passes.
+        relative_bias: a table (buckets, heads) of biases by distance that all layers share (MPNet).
+        token_types: the family's own tokenizer gives token type ids.
+        ignored: suffixes of tensors that hold no weights.
+    """
+
+    prefix: str
+    roots: tuple[str, ...]
+    settings: Mapping[str, Setting]
+    embeddings: Embeddings
+    layer: Layer
+    head: Head
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    relative_bias: Table | None = None
+    token_types: bool = False
+    ignored: tuple[str, ...] = ("position_ids", "token_type_ids")
+
+
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "chunk_size_feed_forward": (0,),
+    "pruned_heads": ({},),
+    "quantization_config": (None,),
+}
+
+
+def _settings(**defaults: Any) -> dict[str, Setting]:
+    """Return the settings under the names that most configs use, with a family's defaults."""
+    keys = {
+        "vocab": "vocab_size",
+        "hidden": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "intermediate": "intermediate_size",
+        "positions": "max_position_embeddings",
+        "types": "type_vocab_size",
+        "activation": "hidden_act",
+        "eps": "layer_norm_eps",
+        "pad": "pad_token_id",
+        "embedding": "embedding_size",
+        "groups": "num_hidden_groups",
+        "inner": "inner_group_num",
+        "buckets": "relative_attention_num_buckets",
+    }
+    return {name: Setting((keys[name],), default) for name, default in defaults.items()}
+
+
+_BERT_SETTINGS = _settings(
+    vocab=30522, hidden=768, layers=12, heads=12, intermediate=3072, positions=512, types=2, activation="gelu",
+    eps=1e-12, pad=0,
+)  # fmt: skip
+
+_BERT = Family(
+    prefix="bert.",
+    roots=("embeddings.", "encoder."),
+    settings=_BERT_SETTINGS,
+    fixed=_FIXED,
+    embeddings=Embeddings(
+        word=Table("embeddings.word_embeddings", "vocab"),
+        position=Table("embeddings.position_embeddings", "positions"),
+        token_type=Table("embeddings.token_type_embeddings", "types"),
+        norm=Norm("embeddings.LayerNorm"),
+    ),
+    layer=Layer(
+        path="encoder.layer.{layer}",
+        query=Linear("attention.self.query"),
+        key=Linear("attention.self.key"),
+        value=Linear("attention.self.value"),
+        attended=Linear("attention.output.dense"),
+        attention_norm=Norm("attention.output.LayerNorm"),
+        up=Linear("intermediate.dense", out="intermediate"),
+        down=Linear("output.dense", into="intermediate"),
+        output_norm=Norm("output.LayerNorm"),
+    ),
+    head=Head(((Linear(".pooler.dense"), "tanh"), (Linear("classifier", out="labels"), ""))),
+    token_types=True,
+)
+
+_ROBERTA = replace(
+    _BERT,
+    prefix="roberta.",
+    settings=_BERT_SETTINGS | _settings(pad=1),
+    embeddings=replace(_BERT.embeddings, count_from_pad=True),
+    head=Head(((Linear("classifier.dense"), "tanh"), (Linear("classifier.out_proj", out="labels"), ""))),
+    token_types=False,
+)
+
+_ELECTRA = replace(
+    _BERT,
+    prefix="electra.",
+    roots=("embeddings.", "embeddings_project.", "encoder."),
+    settings=_BERT_SETTINGS | _settings(hidden=256, heads=4, intermediate=1024, embedding=128),
+    embeddings=Embeddings(
+        word=Table("embeddings.word_embeddings", "vocab", "embedding"),
+        position=Table("embeddings.position_embeddings", "positions", "embedding"),
+        token_type=Table("embeddings.token_type_embeddings", "types", "embedding"),
+        norm=Norm("embeddings.LayerNorm", "embedding"),
+        projection=Linear("embeddings_project", into="embedding"),
+    ),
+    head=Head(((Linear("classifier.dense"), "gelu"), (Linear("classifier.out_proj", out="labels"), ""))),
+)
+
+_ALBERT = replace(
+    _ELECTRA,
+    prefix="albert.",
+    roots=("embeddings.", "encoder."),
+    settings=_settings(
+        vocab=30000, hidden=4096, layers=12, heads=64, intermediate=16384, positions=512, types=2,
+        activation="gelu_new", eps=1e-12, pad=0, embedding=128, groups=1, inner=1,
+    ),
+    embeddings=replace(
+        _ELECTRA.embeddings,
+        projection=Linear("encoder.embedding_hidden_mapping_in", into="embedding"),
+        always_projected=True,
+    ),
+    layer=Layer(
+        path="encoder.albert_layer_groups.{group}.albert_layers.{inner}",
+        query=Linear("attention.query"),
+        key=Linear("attention.key"),
+        value=Linear("attention.value"),
+        attended=Linear("attention.dense"),
+        attention_norm=Norm("attention.LayerNorm"),
+        up=Linear("ffn", out="intermediate"),
+        down=Linear("ffn_output", into="intermediate"),
+        output_norm=Norm("full_layer_layer_norm"),
+    ),
+    head=Head(((Linear(".pooler"), "tanh"), (Linear("classifier", out="labels"), ""))),
+)  # fmt: skip
+
+_DISTILBERT = Family(
+    prefix="distilbert.",
+    roots=("embeddings.", "transformer."),
+    settings={
+        "vocab": Setting(("vocab_size",), 30522),
+        "hidden": Setting(("dim", "hidden_size"), 768),
+        "layers": Setting(("n_layers", "num_hidden_layers"), 6),
+        "heads": Setting(("n_heads", "num_attention_heads"), 12),
+        "intermediate": Setting(("hidden_dim",), 3072),
+        "positions": Setting(("max_position_embeddings",), 512),
+        "activation": Setting(("activation",), "gelu"),
+        "eps": Setting((), 1e-12),
+    },
+    fixed=_FIXED,
+    embeddings=Embeddings(
+        word=Table("embeddings.word_embeddings", "vocab"),
+        position=Table("embeddings.position_embeddings", "positions"),
+        norm=Norm("embeddings.LayerNorm"),
+    ),
+    layer=Layer(
+        path="transformer.layer.{layer}",
+        query=Linear("attention.q_lin"),
+        key=Linear("attention.k_lin"),
+        value=Linear("attention.v_lin"),
+        attended=Linear("attention.out_lin"),
+        attention_norm=Norm("sa_layer_norm"),
+        up=Linear("ffn.lin1", out="intermediate"),
+        down=Linear("ffn.lin2", into="intermediate"),
+        output_norm=Norm("output_layer_norm"),
+    ),
+    head=Head(((Linear("pre_classifier"), "relu"), (Linear("classifier", out="labels"), ""))),
+)
+
+_MPNET = replace(
+    _ROBERTA,
+    prefix="mpnet.",
+    settings=_settings(
+        vocab=30527, hidden=768, layers=12, heads=12, intermediate=3072, positions=512, activation="gelu",
+        eps=1e-12, buckets=32,
+    )
+    | {"pad": Setting((), 1)},  # whatever the config says: MPNetEmbeddings.padding_idx
+    embeddings=replace(_ROBERTA.embeddings, token_type=None),
+    layer=replace(
+        _BERT.layer,
+        query=Linear("attention.attn.q"),
+        key=Linear("attention.attn.k"),
+        value=Linear("attention.attn.v"),
+        attended=Linear("attention.attn.o"),
+        attention_norm=Norm("attention.LayerNorm"),
+    ),
+    relative_bias=Table("encoder.relative_attention_bias", "buckets", "heads"),
+)  # fmt: skip
+
+FAMILIES: Mapping[str, Family] = {
+    "albert": _ALBERT,
+    "bert": _BERT,
+    "camembert": _ROBERTA,
+    "distilbert": _DISTILBERT,
+    "electra": _ELECTRA,
+    "mpnet": _MPNET,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+}
+"""`model_type` -> the family."""

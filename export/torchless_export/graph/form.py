@@ -1,0 +1,68 @@
+"""What may vary in a graph without varying its answers: the choices that tuning times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torchless.errors import InputError
+
+__all__ = ["TARGETS", "Form", "Target", "candidates", "default_form"]
+
+Target = Literal["cpu", "cuda"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The choices open to a builder; every combination gives the same answers to rounding.
+
+    Attributes:
+        qkv: queries, keys and values as three products, or as one product that is split.
+        attention: "matmul": MatMul, Softmax, MatMul of ONNX; "multi-head": one `com.microsoft.MultiHeadAttention`.
+            What an architecture adds to the scores from queries and keys (DeBERTa) is always "matmul".
+        gelu: the exact gelu as "gelu" (ONNX, opset 20), "contrib" (`com.microsoft.Gelu`), "bias" (`BiasGelu`, which
+            adds the bias too), or "erf" (spelt out).
+        norm: "layer": Add, then LayerNormalization; "skip": one `com.microsoft.SkipLayerNormalization`.
+        last_layer: "read": of the last layer only what the head reads; "whole": all of it.
+    """
+
+    qkv: Literal["three", "one"] = "three"
+    attention: Literal["matmul", "multi-head"] = "multi-head"
+    gelu: Literal["gelu", "contrib", "bias", "erf"] = "gelu"
+    norm: Literal["layer", "skip"] = "layer"
+    last_layer: Literal["read", "whole"] = "read"
+
+
+_DEFAULTS: dict[Target, Form] = {
+    "cpu": Form(),
+    "cuda": Form(qkv="one", attention="multi-head", gelu="bias", norm="skip"),
+}
+_CANDIDATES: dict[Target, tuple[Form, ...]] = {
+    "cpu": (Form(), Form(qkv="one"), Form(attention="matmul")),
+    "cuda": (_DEFAULTS["cuda"], Form(attention="multi-head", gelu="bias", norm="skip")),
+}
+
+
+def default_form(target: Target) -> Form:
+    """Return the form that won where it was measured.
+
+    Raises:
+        InputError: an unknown target.
+    """
+    return _DEFAULTS[_known(target)]
+
+
+def candidates(target: Target) -> tuple[Form, ...]:
+    """Return the few forms worth timing on a machine, the default first.
+
+    Raises:
+        InputError: an unknown target.
+    """
+    return _CANDIDATES[_known(target)]
+
+
+def _known(target: Target) -> Target:
+    if target not in TARGETS:
+        raise InputError(f"target is {target!r}, wanted one of {', '.join(TARGETS)}")
+    return target

@@ -1,0 +1,162 @@
+"""A family's tensors in a checkpoint: every name and shape is checked before the first is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from torchless.errors import CheckpointError
+from torchless_export.checkpoint import Checkpoint
+from torchless_export.graph.families import Family, Linear, Norm, Table
+from torchless_export.graph.spec import Spec
+from torchless_export.weights import Float32, Weights
+
+__all__ = ["Layout", "Tensors", "scaled"]
+
+Part = Linear | Norm | Table
+
+# Names that normalizations had before transformers 2; it still renames them as it loads.
+_OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+
+
+class Layout:
+    """Where a checkpoint has each part of its family, by name and shape alone.
+
+    Attributes:
+        prefix: before every encoder tensor here.
+        classifies: the head is built.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, family: Family, spec: Spec) -> None:
+        """Find every tensor that the graph will need.
+
+        Raises:
+            CheckpointError: one is missing or of another shape, or the encoder has one that nothing here reads.
+        """
+        self._family = family
+        self._spec = spec
+        self._checkpoint = checkpoint
+        self._there = checkpoint.tensors
+        word = f"{family.embeddings.word.path}.weight"
+        self.prefix = "" if word in self._there and family.prefix + word not in self._there else family.prefix
+        self.classifies = checkpoint.task.name == "text-classification"
+        self._check()
+
+    def path(self, part: Part, layer: int | None = None) -> str:
+        """Return a part's full path; layers that share their weights share it."""
+        if layer is None:
+            return f"{self.prefix}{part.path}"
+        sizes = self._spec.sizes
+        inner = sizes.get("inner", 1)
+        number = layer // inner
+        # AlbertTransformer.forward: the group that a layer takes its weights from.
+        group = int(number / (sizes["layers"] / sizes.get("groups", 1)))
+        place = self._family.layer.path.format(layer=layer, group=group, inner=layer % inner)
+        return f"{self.prefix}{place}.{part.path}"
+
+    def head_path(self, part: Linear) -> str:
+        """Return the full path of a part of the head."""
+        return f"{self.prefix}{part.path[1:]}" if part.path.startswith(".") else part.path
+
+    def _check(self) -> None:
+        read = set()
+        for name, shape in self._wanted():
+            found = self._found(name)
+            read.add(found)
+            if found not in self._there:
+                raise CheckpointError(
+                    f"{self._checkpoint.path}: its weights lack the tensor {name}; "
+                    "export a checkpoint that was fine-tuned for the task, with the config it was saved with"
+                )
+            if self._there[found] != shape:
+                raise CheckpointError(
+                    f"{self._checkpoint.path}: the tensor {found} is {list(self._there[found])}, config.json wants "
+                    f"{list(shape)}; they are not of one model"
+                )
+        roots = tuple(self.prefix + root for root in self._family.roots)
+        for name in self._there:
+            if name.startswith(roots) and name not in read and not name.endswith(self._family.ignored):
+                raise CheckpointError(
+                    f"{self._checkpoint.path}: the tensor {name} is none that the graph builder knows for "
+                    f"{self._checkpoint.architecture!r} with this config.json; export with --converter optimum"
+                )
+
+    def _wanted(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the name and shape of every tensor, in the order of the graph."""
+        family, sizes = self._family, self._spec.sizes
+        embeddings = family.embeddings
+        for part in _parts(embeddings):
+            absent = part is embeddings.token_type and not sizes["types"]
+            if not absent and (part is not embeddings.projection or self.projection):
+                yield from self._shapes(self.path(part), part)
+        if family.relative_bias:
+            yield from self._shapes(self.path(family.relative_bias), family.relative_bias)
+        for layer in range(self._spec.layers):
+            for part in _parts(family.layer):
+                yield from self._shapes(self.path(part, layer), part)
+        if self.classifies:
+            for part, _ in family.head.steps:
+                yield from self._shapes(self.head_path(part), part)
+
+    @property
+    def projection(self) -> Linear | None:
+        """The product from the embeddings' width to the model's, where there is one."""
+        embeddings, sizes = self._family.embeddings, self._spec.sizes
+        same = embeddings.projection is None or sizes["embedding"] == sizes["hidden"]
+        return None if same and not embeddings.always_projected else embeddings.projection
+
+    def _shapes(self, path: str, part: Part) -> Iterator[tuple[str, tuple[int, ...]]]:
+        sizes = self._spec.sizes
+        if isinstance(part, Table):
+            yield f"{path}.weight", (sizes[part.rows], sizes[part.width])
+        elif isinstance(part, Norm):
+            yield f"{path}.weight", (sizes[part.size],)
+            yield f"{path}.bias", (sizes[part.size],)
+        else:
+            yield f"{path}.weight", (sizes[part.out], sizes[part.into])
+            yield f"{path}.bias", (sizes[part.out],)
+
+    def _found(self, name: str) -> str:
+        """Return the name under which the checkpoint has `name`, which may be an old one."""
+        if name not in self._there:
+            for new, old in _OLD_NAMES:
+                if name.endswith(new) and name.removesuffix(new) + old in self._there:
+                    return name.removesuffix(new) + old
+        return name
+
+
+class Tensors(Layout):
+    """The tensors themselves; each is read when it is asked for, and not kept."""
+
+    def __init__(self, checkpoint: Checkpoint, weights: Weights, family: Family, spec: Spec) -> None:
+        """As `Layout`: every name and shape is checked before the first tensor is read."""
+        super().__init__(checkpoint, family, spec)
+        self._weights = weights
+
+    def matrix(self, path: str) -> Float32:
+        """Return the (in, out) matrix of the dense layer at `path`."""
+        return self.read(f"{path}.weight").T
+
+    def read(self, name: str) -> Float32:
+        """Return a tensor as float32.
+
+        Raises:
+            CheckpointError: it cannot be read, or holds a value that is not finite.
+        """
+        return self._weights.read(self._found(name))
+
+
+def scaled(array: Float32, head_size: int) -> Float32:
+    """Return `array` by 1 / sqrt(head_size), rounded once."""
+    return (array * np.float64(1 / math.sqrt(head_size))).astype(np.float32)
+
+
+def _parts(row: Any) -> Iterator[Part]:
+    for entry in dataclasses.fields(row):
+        value = getattr(row, entry.name)
+        if isinstance(value, Linear | Norm | Table):
+            yield value

@@ -1,0 +1,258 @@
+"""Built graphs against transformers, on random checkpoints of every family and many sizes and masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from torchless_export import graph
+from torchless_export.checkpoint import Checkpoint, open_checkpoint
+from torchless_export.graph import Form
+from torchless_export.graph.activation import ACTIVATIONS
+from torchless_export.graph.families import FAMILIES
+from torchless_export.weights import Weights
+
+ort = pytest.importorskip("onnxruntime")
+
+Arrays = dict[str, NDArray[Any]]
+COUNT_FROM_PAD = {name for name, family in FAMILIES.items() if family.embeddings.count_from_pad}
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+}
+
+
+def built(checkpoint: Checkpoint, **options: Any) -> onnx.ModelProto:
+    with Weights(checkpoint) as weights:
+        return graph.build(checkpoint, weights, **options)
+
+
+def run(model: onnx.ModelProto, inputs: Arrays, level: Any = None) -> NDArray[np.float32]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if level is not None:
+        options.graph_optimization_level = level
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})[0]
+
+
+def texts(batch: int, length: int, mask: str, *, seed: int, pad: int, vocab: int, types: bool) -> Arrays:
+    """Return random inputs whose mask is of one kind; every text has a token, as tokenizers give them."""
+    chance = np.random.default_rng(seed)
+    attention = np.ones((batch, length), dtype=np.int64)
+    for row in attention[:: 1 if mask in ("one", "holes") else 2]:
+        kept = int(chance.integers(1, length + 1))
+        if mask == "right":
+            row[kept:] = 0
+        elif mask == "left":
+            row[: length - kept] = 0
+        elif mask == "one":
+            row[:] = 0
+            row[chance.integers(length)] = 1
+        elif mask == "holes":
+            row[chance.random(length) < 0.4] = 0
+            row[chance.integers(length)] = 1
+    ids = chance.integers(0, vocab, (batch, length))
+    ids[(ids == pad) & (chance.random(ids.shape) < 0.8)] = vocab - 1
+    inputs = {"input_ids": np.where(attention, ids, pad), "attention_mask": attention}
+    if types:
+        inputs["token_type_ids"] = chance.integers(0, 2, (batch, length))
+    return inputs
+
+
+def largest_length(checkpoint: Checkpoint) -> int:
+    positions = int(checkpoint.config["max_position_embeddings"])
+    pad = 1 if checkpoint.architecture == "mpnet" else checkpoint.config.get("pad_token_id", 0)
+    return positions - pad - 1 if checkpoint.architecture in COUNT_FROM_PAD else positions
+
+
+def check(model: Any, inputs: Arrays, onnx_model: onnx.ModelProto, tolerance: float = 1e-5, **options: Any) -> None:
+    names = {i.name for i in onnx_model.graph.input}
+    want = model.answers({name: array for name, array in inputs.items() if name in names})
+    got = run(onnx_model, inputs, **options)
+    assert got.shape == want.shape
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, float(np.abs(want).max())))
+
+
+@st.composite
+def cases(draw: Any) -> dict[str, Any]:
+    family = draw(st.sampled_from(sorted(FAMILIES)))
+    heads = draw(st.sampled_from([1, 2, 3, 5, 7, 12]))
+    config: dict[str, Any] = {
+        "vocab_size": draw(st.integers(20, 80)),
+        "hidden_size": heads * draw(st.sampled_from([2, 4, 6, 10])),
+        "num_hidden_layers": draw(st.sampled_from([1, 2, 3, 6, 24])),
+        "num_attention_heads": heads,
+        "intermediate_size": draw(st.sampled_from([1, 16, 33])),
+        "max_position_embeddings": draw(st.integers(8, 300)),
+        "hidden_act": draw(st.sampled_from(["gelu", "gelu", "gelu_new", "relu", "silu"])),
+    }
+    if family in ("electra", "albert"):
+        config["embedding_size"] = draw(st.sampled_from([config["hidden_size"], 8]))
+    if family == "albert":
+        config["num_hidden_groups"] = draw(st.integers(1, config["num_hidden_layers"]))
+        config["inner_group_num"] = draw(st.sampled_from([1, 1, 2])) if config["num_hidden_layers"] < 6 else 1
+    if FAMILIES[family].embeddings.token_type:
+        config["type_vocab_size"] = draw(st.sampled_from([1, 2]))
+    return {
+        "family": family,
+        "config": config,
+        "labels": draw(st.sampled_from([1, 2, 3, 300])),
+        "bare": draw(st.booleans()),
+        "seed": draw(st.integers(0, 9)),
+        "batch": draw(st.integers(1, 4)),
+        "length": draw(st.floats(0, 1)),
+        "mask": draw(st.sampled_from(["none", "right", "left", "holes", "one"])),
+        "form": Form(
+            qkv=draw(st.sampled_from(["three", "one"])),
+            attention=draw(st.sampled_from(["matmul", "multi-head"])),
+            gelu=draw(st.sampled_from(["gelu", "contrib", "bias", "erf"])),
+            norm=draw(st.sampled_from(["layer", "skip"])),
+            last_layer=draw(st.sampled_from(["read", "whole"])),
+        ),
+    }
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_every_form_of_every_family_gives_the_answers_of_transformers(
+    case: dict[str, Any], random_model: Callable[..., Any]
+) -> None:
+    config = case["config"]
+    model = random_model(case["family"], labels=case["labels"], bare=case["bare"], seed=case["seed"], **config)
+    made = built(model.checkpoint, form=case["form"])
+    length = 1 + int(case["length"] * (largest_length(model.checkpoint) - 1))
+    inputs = texts(
+        case["batch"],
+        length,
+        case["mask"],
+        seed=case["seed"],
+        pad=model.checkpoint.config.get("pad_token_id", 0),
+        vocab=config["vocab_size"],
+        types="token_type_ids" in {i.name for i in made.graph.input},
+    )
+    layers = config["num_hidden_layers"] * config.get("inner_group_num", 1)
+    check(model, inputs, made, tolerance=1e-4 if layers > 12 else 1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_all_optimization_levels_agree_and_the_checker_passes(family: str, random_model: Callable[..., Any]) -> None:
+    model = random_model(family, **SMALL)
+    for form in {*graph.candidates("cpu"), *graph.candidates("cuda")}:
+        made = built(model.checkpoint, form=form)
+        onnx.checker.check_model(made, full_check=True)
+        onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
+        inputs = texts(3, 7, "right", seed=1, pad=1, vocab=60, types=FAMILIES[family].token_types)
+        for level in ort.GraphOptimizationLevel.__members__.values():
+            check(model, inputs, made, level=level)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_activation(activation: str, random_model: Callable[..., Any]) -> None:
+    model = random_model("bert", **SMALL, hidden_act=activation)
+    inputs = texts(2, 9, "right", seed=2, pad=0, vocab=60, types=True)
+    check(model, inputs, built(model.checkpoint))
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_text_of_nothing_but_padding_is_finite(family: str, random_model: Callable[..., Any]) -> None:
+    model = random_model(family, **SMALL)
+    inputs = texts(2, 5, "none", seed=3, pad=1, vocab=60, types=True)
+    inputs["attention_mask"][1] = 0
+    for form in graph.candidates("cpu"):
+        assert np.isfinite(run(built(model.checkpoint, form=form), inputs)).all()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_checkpoint_with_a_head_gives_its_encoders_features(family: str, random_model: Callable[..., Any]) -> None:
+    model = random_model(family, **SMALL)
+    task = replace(model.checkpoint.task, name="feature-extraction")
+    inputs = texts(2, 8, "right", seed=4, pad=1, vocab=60, types=FAMILIES[family].token_types)
+    made = built(replace(model.checkpoint, task=task))
+    assert [o.name for o in made.graph.output] == ["last_hidden_state"]
+    model.module = model.module.base_model
+    check(model, inputs, made)
+
+
+def test_the_form_says_how_much_of_the_last_layer_is_built(random_model: Callable[..., Any]) -> None:
+    checkpoint = random_model("bert", **SMALL).checkpoint
+    products: dict[str, list[str]] = {}
+    for last_layer in ("read", "whole"):
+        nodes = built(checkpoint, form=replace(graph.default_form("cpu"), last_layer=last_layer)).graph.node
+        (cut,) = [i for i, node in enumerate(nodes) if node.name.startswith("first_token")]
+        products[last_layer] = [node.input[1] for node in nodes[cut:] if node.op_type == "MatMul"]
+    head = ["bert.pooler.dense.weight", "classifier.weight"]
+    layer = "bert.encoder.layer.1."
+    assert products["whole"] == head
+    assert set(products["read"]) > {layer + "intermediate.dense.weight", layer + "output.dense.weight", *head}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+def test_weights_of_half_precision(family: str, dtype: str, random_model: Callable[..., Any]) -> None:
+    model = random_model(family, dtype=dtype, **SMALL)
+    inputs = texts(2, 9, "right", seed=5, pad=1, vocab=60, types=FAMILIES[family].token_types)
+    check(model, inputs, built(model.checkpoint))
+
+
+def test_shards_and_the_old_names_of_norms(random_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = random_model("roberta", **SMALL)
+    folder = model.checkpoint.path
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in tensors.items()
+    }
+    assert renamed.keys() != tensors.keys()
+    names = sorted(renamed)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, held in shards.items():
+        save_file({name: renamed[name] for name in held}, tmp_path / shard)
+    weight_map = {name: shard for shard, held in shards.items() for name in held}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    inputs = texts(2, 9, "right", seed=6, pad=1, vocab=60, types=False)
+    check(model, inputs, built(open_checkpoint(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "wanted"),
+    [
+        ("bert", {}, True),
+        ("bert", {"tokenizer_class": "BertTokenizer"}, True),
+        ("bert", {"tokenizer_class": "PreTrainedTokenizerFast"}, True),
+        ("bert", {"tokenizer_class": "XLMRobertaTokenizerFast"}, False),
+        ("bert", {"tokenizer_class": "BertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}, False),
+        ("roberta", {}, False),
+        ("roberta", {"tokenizer_class": "RobertaTokenizer"}, False),
+        ("roberta", {"tokenizer_class": "BertTokenizer"}, True),
+        ("distilbert", {"tokenizer_class": "BertTokenizer"}, False),
+        ("mpnet", {"tokenizer_class": "BertTokenizer"}, False),
+    ],
+)
+def test_token_types_are_an_input_where_the_tokenizer_gives_them(
+    family: str, given: dict[str, Any], wanted: bool, random_model: Callable[..., Any]
+) -> None:
+    config = SMALL | ({"type_vocab_size": 2} if FAMILIES[family].embeddings.token_type else {})
+    model = random_model(family, **config)
+    made = built(replace(model.checkpoint, tokenizer_config=given))
+    assert ("token_type_ids" in {i.name for i in made.graph.input}) == wanted
+    check(model, texts(2, 9, "right", seed=7, pad=1, vocab=60, types=True), made)
