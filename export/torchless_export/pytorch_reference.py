@@ -104,11 +104,16 @@ class PyTorchReference:
         return result
 
     def _load_tokenizer(self, transformers: Any) -> Any:
-        path = self._checkpoint.path
+        path, config = self._checkpoint.path, self._checkpoint.tokenizer_config
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        # Two things that transformers 5 writes and 4.57 cannot read: its name for a tokenizer without a class of its
+        # own, and the special tokens beyond the named ones as a list.
+        if isinstance(extra := config.get("extra_special_tokens"), list):
+            options |= {"extra_special_tokens": {}, "additional_special_tokens": extra}
+        generic = config.get("tokenizer_class") == "TokenizersBackend"
+        loader = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                path, use_fast=True, trust_remote_code=False, local_files_only=True
-            )
+            tokenizer = loader.from_pretrained(path, **options)
         except BaseException as error:  # a panic of the Rust tokenizer is a BaseException
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise

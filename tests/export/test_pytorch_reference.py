@@ -58,6 +58,20 @@ def test_encode_is_transformers_tokenizer(reference: PyTorchReference, tiny: Pat
     assert reference.encode(["waiting " * 90], None)["input_ids"].shape == (1, 92)
 
 
+def test_a_tokenizer_saved_by_transformers_5(reference: PyTorchReference, changed: Path):
+    """It names a class of its own, says special tokens otherwise, and leaves special_tokens_map.json out."""
+    path = changed / "tokenizer_config.json"
+    config = json.loads(path.read_bytes()) | {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"}
+    for extra in ({}, {"extra_special_tokens": ["film", "[MASK]"]}):
+        path.write_text(json.dumps(config | extra), encoding="utf-8")
+        (changed / "special_tokens_map.json").unlink(missing_ok=True)
+        found = PyTorchReference(open_checkpoint(changed))
+        assert ("film" in found.tokenizer.all_special_tokens) == bool(extra)
+        wanted = reference.encode(TEXTS, 16)
+        for name, array in found.encode(TEXTS, 16).items():
+            np.testing.assert_array_equal(array, wanted[name])
+
+
 def test_padding_does_not_change_logits(reference: PyTorchReference):
     together = reference.forward(reference.encode(TEXTS, 16))
     alone = [reference.forward(reference.encode([text], 16))[0] for text in TEXTS]
