@@ -56,7 +56,8 @@ class TokenizerArguments:
     Attributes:
         truncation: where texts are cut; None: nowhere.
         special_tokens: whether [CLS], [SEP] and the like are added.
-        type_ids: whether the two texts of a pair have token types of their own; False: all are 0.
+        type_ids: whether the two texts of a pair have token types of their own, or all are 0; None: as the
+            tokenizer gives them.
         pad_to: the least length of every row, or None.
         multiple_of: rows are padded to a multiple of this.
         on_truncation: told the position of each text that was cut, in what the caller gave.
@@ -64,15 +65,18 @@ class TokenizerArguments:
 
     truncation: Truncation | None = None
     special_tokens: bool = True
-    type_ids: bool = True
+    type_ids: bool | None = None
     pad_to: int | None = None
     multiple_of: int = 1
     on_truncation: Callable[[int], None] | None = None
 
     def padded(self, longest: int) -> int:
-        """Return the length to which a batch whose longest row is `longest` is padded."""
-        length = max(longest, self.pad_to or 0)
-        return -(-length // self.multiple_of) * self.multiple_of
+        """Return the length to which a batch whose longest row is `longest` is padded.
+
+        A row longer than `pad_to` is not padded by the tokenizers library, to no multiple either.
+        """
+        length = -(-(self.pad_to or longest) // self.multiple_of) * self.multiple_of
+        return max(longest, length)
 
 
 def read_tokenizer_arguments(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> TokenizerArguments:
@@ -92,10 +96,12 @@ def read_tokenizer_arguments(tokenizer: Tokenizer, arguments: Mapping[str, Any])
             raise InputTypeError(f"unknown argument {name!r}, wanted one of {', '.join(sorted(_KNOWN))}")
         warn_once(f"the argument {name!r} has no meaning here and is ignored", stacklevel=5)
     max_length, strategy = arguments.get("max_length"), arguments.get("truncation")
-    padding = _read_padding(tokenizer, arguments.get("padding", False))
+    pad = arguments.get("padding", False)
+    padding = _read_padding(tokenizer, pad)
     multiple_of = _read_multiple(arguments.get("pad_to_multiple_of"))
-    # PreTrainedTokenizerBase._get_padding_truncation_strategies: max_length on its own means to cut.
-    alone = strategy is None and max_length is not None and padding is None
+    # PreTrainedTokenizerBase._get_padding_truncation_strategies: max_length on its own means to cut, but not with
+    # padding="do_not_pad".
+    alone = strategy is None and max_length is not None and pad is False
     truncation = tokenizer.truncation(True if alone else strategy, max_length)
     if alone:
         warn_once("max_length without truncation or padding cuts longer texts; pass truncation=True", stacklevel=5)
@@ -107,7 +113,7 @@ def read_tokenizer_arguments(tokenizer: Tokenizer, arguments: Mapping[str, Any])
     return TokenizerArguments(
         truncation=truncation,
         special_tokens=_read_flag("add_special_tokens", arguments.get("add_special_tokens", True)),
-        type_ids=arguments.get("return_token_type_ids") in (None, True),
+        type_ids=arguments.get("return_token_type_ids"),
         pad_to=(max_length or tokenizer.spec.max_length) if padding == "max_length" else None,
         multiple_of=multiple_of if padding is not None else 1,
         on_truncation=arguments.get("on_truncation"),

@@ -127,6 +127,7 @@ def test_texts_for_one_step_alone() -> None:
         ({"padding": "max_length"}, TokenizerArguments(pad_to=512)),
         ({"padding": "max_length", "max_length": 9}, TokenizerArguments(pad_to=9)),
         ({"padding": True, "max_length": 9}, TokenizerArguments()),
+        ({"padding": "do_not_pad", "max_length": 9}, TokenizerArguments()),
         ({"pad_to_multiple_of": 8}, TokenizerArguments()),
         ({"pad_to_multiple_of": 8, "padding": True}, TokenizerArguments(multiple_of=8)),
         (
@@ -134,7 +135,8 @@ def test_texts_for_one_step_alone() -> None:
             TokenizerArguments(multiple_of=8, truncation=Truncation(512)),
         ),
         ({"return_token_type_ids": False}, TokenizerArguments(type_ids=False)),
-        ({"return_token_type_ids": True}, TokenizerArguments()),
+        ({"return_token_type_ids": True}, TokenizerArguments(type_ids=True)),
+        ({"return_token_type_ids": None}, TokenizerArguments()),
         ({"pad_to_multiple_of": None}, TokenizerArguments()),
         ({"add_special_tokens": False}, TokenizerArguments(special_tokens=False)),
         ({"on_truncation": print}, TokenizerArguments(on_truncation=print)),
@@ -213,5 +215,5 @@ def test_arguments_that_only_add_outputs_are_ignored_with_one_warning(tokenizer:
 @given(st.integers(0, 600), st.none() | st.integers(1, 600), st.integers(1, 64))
 def test_padded_length(longest: int, pad_to: int | None, multiple_of: int) -> None:
     length = TokenizerArguments(pad_to=pad_to, multiple_of=multiple_of).padded(longest)
-    assert length % multiple_of == 0
+    assert length % multiple_of == 0 or length == longest > (pad_to or longest)
     assert max(longest, pad_to or 0) <= length < max(longest, pad_to or 0) + multiple_of
