@@ -195,7 +195,7 @@ def _describe(
         architecture=source.architecture,
         labels=source.labels,
         problem_type=source.problem_type,
-        tokenizer=replace(spec, inputs=tuple(inputs)),
+        tokenizer=replace(spec, inputs=tuple(name for name in inputs if name in spec.inputs)),
         files=tuple(_entry(folder, name) for name in names),
         variants={},
         provenance={

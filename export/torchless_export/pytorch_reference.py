@@ -85,11 +85,17 @@ class PyTorchReference:
         return json.dumps(document, ensure_ascii=False)
 
     def encode(self, texts: Sequence[TextInput], max_length: int | None) -> Arrays:
-        """Tokenize texts with transformers, cut to `max_length` tokens and padded: arrays (batch, sequence) int64."""
+        """Tokenize texts with transformers, cut to `max_length` tokens and padded: arrays (batch, sequence) int64.
+
+        The mask is asked for: without one (`model_input_names`) a model would attend to the padding, and its answer
+        to a text would depend on the batch.
+        """
         cut = {"truncation": True, "max_length": max_length} if max_length is not None else {}
         batch: list[Any] = list(texts)
         with quiet():
-            encoded = self.tokenizer(batch, padding=len(batch) > 1, return_tensors="np", **cut)
+            encoded = self.tokenizer(
+                batch, padding=len(batch) > 1, return_attention_mask=True, return_tensors="np", **cut
+            )
         return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
 
     def forward(self, inputs: Arrays) -> NDArray[np.float32]:

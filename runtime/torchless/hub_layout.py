@@ -18,7 +18,7 @@ from torchless import strict_json
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, warn_once
 from torchless.limits import max_length, position_limit
-from torchless.manifest import PROBLEM_TYPES, FileEntry, Manifest, OutputSpec, TokenizerSpec, Variant
+from torchless.manifest import GRAPH_INPUTS, PROBLEM_TYPES, FileEntry, Manifest, OutputSpec, TokenizerSpec, Variant
 from torchless.pipelines.tasks import TASKS, Task, find_task, infer_task
 
 # Variant to the names its file goes by; the first one found is taken.
@@ -148,23 +148,30 @@ def problem_type(config: dict[str, Any], labels: int) -> str:
 def read_tokenizer_spec(
     tokenizer: dict[str, Any], tokenizer_config: dict[str, Any], config: dict[str, Any], limit: int | None
 ) -> TokenizerSpec:
-    """Return what the tokenizer's files say of length and padding."""
-    pad = tokenizer_config.get("pad_token")
+    """Return what the tokenizer's files say of length and padding.
+
+    What tokenizer_config.json leaves open is as tokenizer.json was last used (`PreTrainedTokenizerFast.__init__`).
+    """
+    stored = [tokenizer.get(key) for key in ("padding", "truncation")]
+    padding, truncation = (use if isinstance(use, dict) else {} for use in stored)
+    pad = tokenizer_config.get("pad_token", padding.get("pad_token"))
     name = pad.get("content") if isinstance(pad, dict) else pad
     pad_id = None
     if isinstance(name, str) and name:
         found = (*_ids_of(name, tokenizer), config.get("pad_token_id"))
         pad_id = next((i for i in found if _is_id(i)), None)
-    side = tokenizer_config.get("padding_side", "right")
-    cut = tokenizer_config.get("truncation_side", "right")
-    type_id = tokenizer_config.get("pad_token_type_id", 0)
+    side = tokenizer_config.get("padding_side", str(padding.get("direction")).lower())
+    cut = tokenizer_config.get("truncation_side", str(truncation.get("direction")).lower())
+    type_id: Any = tokenizer_config.get("pad_token_type_id", padding.get("pad_type_id"))
+    given = tokenizer_config.get("model_input_names")
+    typed = not isinstance(given, list) or "token_type_ids" in given
     return TokenizerSpec(
         max_length=max_length(tokenizer_config, limit),
         position_limit=limit,
         padding_side=side if side in ("left", "right") else "right",
         pad_id=pad_id,
         pad_type_id=type_id if _is_id(type_id) else 0,
-        inputs=("input_ids", "attention_mask", "token_type_ids"),
+        inputs=GRAPH_INPUTS if typed else ("input_ids", "attention_mask"),
         truncation_side=cut if cut in ("left", "right") else "right",
     )
 

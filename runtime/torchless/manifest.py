@@ -48,7 +48,8 @@ class TokenizerSpec:
         padding_side: "right" or "left".
         pad_id: the id in padded places; None: the tokenizer has no pad token.
         pad_type_id: the token type id in padded places.
-        inputs: the arrays that the graph takes, in this order.
+        inputs: the arrays that the tokenizer gives. Token types that a graph takes beside them are zeros, as in
+            transformers where `model_input_names` leaves them out.
         truncation_side: the side on which an over-long text loses tokens, "right" or "left".
     """
 
@@ -193,7 +194,7 @@ def _read_manifest(reader: _Reader) -> Manifest:
                 raise reader.fail(f"variants.{name}.files", path, "a name listed in `files`")
     tokenizer = _read_tokenizer(reader.object("tokenizer"))
     for name, variant in variants.items():
-        if not set(variant.inputs) <= set(tokenizer.inputs):
+        if not set(variant.inputs) <= {*tokenizer.inputs, "token_type_ids"}:
             raise reader.fail(f"variants.{name}.inputs", list(variant.inputs), f"some of {', '.join(tokenizer.inputs)}")
     typed = reader.has("problem_type")
     return Manifest(

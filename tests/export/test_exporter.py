@@ -656,3 +656,18 @@ def test_the_side_that_loses_tokens_comes_along(make_checkpoint: Callable[..., P
             "input_ids"
         ]
     )
+
+
+def test_a_tokenizer_without_token_types(make_checkpoint: Callable[..., Path], tmp_path: Path):
+    """Its pairs have zeros, though the graph takes types and the template in tokenizer.json names them."""
+    names = ["input_ids", "attention_mask"]
+    export(
+        make_checkpoint("bert", tokenizer={"model_input_names": names}),
+        tmp_path / "bundle",
+        variants=("fp32",),
+        calibration=TEXTS,
+    )
+    with torchless.pipeline(model=tmp_path / "bundle", device="cpu") as pipe:
+        assert pipe.tokenizer_spec.inputs == ("input_ids", "attention_mask")
+        inputs = pipe.preprocess(("a good film", "is it good?"))
+        assert not inputs["token_type_ids"].any()

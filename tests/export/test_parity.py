@@ -125,6 +125,20 @@ def test_wrong_padding_fails():
     assert "token ids differ" in verdicts(fp32=Toy(mask=1))["fp32"].failures[0]
 
 
+@pytest.mark.parametrize(("types", "passes"), [(0, True), (1, False)])
+def test_token_types_that_the_reference_does_not_give_are_zeros(
+    types: int, passes: bool, monkeypatch: pytest.MonkeyPatch
+):
+    typed, plain = Toy(), Toy.preprocess
+
+    def preprocess(self: Toy, texts: Any, **arguments: Any) -> Arrays:
+        inputs = plain(self, texts, **arguments)
+        return inputs | ({"token_type_ids": np.full_like(inputs["input_ids"], types)} if self is typed else {})
+
+    monkeypatch.setattr(Toy, "preprocess", preprocess)
+    assert verdicts(fp32=typed)["fp32"].ids_equal == passes
+
+
 def test_ids_of_further_texts_are_compared():
     wrong = Toy(ids=lambda row: row if len(row) != 4 else [*row[:-1], 1])
     seen: list[tuple[int, int]] = []

@@ -58,6 +58,12 @@ def test_encode_is_transformers_tokenizer(reference: PyTorchReference, tiny: Pat
     assert reference.encode(["waiting " * 90], None)["input_ids"].shape == (1, 92)
 
 
+def test_a_tokenizer_that_makes_no_mask_is_asked_for_one(make_checkpoint: Callable[..., Path]):
+    reference = PyTorchReference(open_checkpoint(make_checkpoint(tokenizer={"model_input_names": ["input_ids"]})))
+    inputs = reference.encode(["bad", "a good film"], None)
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+
 def test_a_tokenizer_saved_by_transformers_5(reference: PyTorchReference, changed: Path):
     """It names a class of its own, says special tokens otherwise, and leaves special_tokens_map.json out."""
     path = changed / "tokenizer_config.json"

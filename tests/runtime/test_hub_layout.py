@@ -21,7 +21,7 @@ from torchless.hub_layout import (
     read_tokenizer_spec,
     wanted_files,
 )
-from torchless.pipelines import base
+from torchless.pipelines import variants
 
 UNVERIFIED = r"not a torchless bundle: .* \(unverified\)"
 
@@ -65,7 +65,7 @@ class TestOpen:
     ) -> None:
         texts = ["a fine film", "dull", {"text": "great", "text_pair": "fun"}]
         for features, name in (({"avx512_vnni", "avx2"}, "int8"), ({"avx2"}, "fp32"), (set(), "fp32")):
-            monkeypatch.setattr(base, "features", lambda has=features: frozenset(has))
+            monkeypatch.setattr(variants, "features", lambda has=features: frozenset(has))
             monkeypatch.setattr("torchless.errors._given", set())
             with pytest.warns(TorchlessWarning, match=UNVERIFIED):
                 pipe = torchless.pipeline(model=layout, device="cpu")
@@ -353,6 +353,32 @@ class TestTokenizerSpec:
     )
     def test_padding_side(self, given: dict[str, Any], wanted: str) -> None:
         assert read_tokenizer_spec({}, given, {}, None).padding_side == wanted
+
+    def test_what_the_config_leaves_open_is_as_the_tokenizer_was_last_used(self) -> None:
+        padding = {"direction": "Left", "pad_token": "[PAD]", "pad_id": 4, "pad_type_id": 2}
+        used = self.TOKENIZER | {"padding": padding, "truncation": {"direction": "Left", "max_length": 5}}
+        spec = read_tokenizer_spec(used, {}, {}, 512)
+        assert (spec.padding_side, spec.truncation_side, spec.pad_type_id) == ("left", "left", 2)
+        assert spec.pad_id == read_tokenizer_spec(used, {"pad_token": "[PAD]"}, {}, 512).pad_id is not None
+        assert spec.max_length == 512
+        config = {"padding_side": "right", "truncation_side": "right", "pad_token_type_id": 0, "pad_token": None}
+        spec = read_tokenizer_spec(used, config, {}, 512)
+        assert (spec.padding_side, spec.truncation_side, spec.pad_type_id) == ("right", "right", 0)
+        assert spec.pad_id is None
+        assert read_tokenizer_spec({"padding": "left", "truncation": 5}, {}, {}, None).padding_side == "right"
+
+    @pytest.mark.parametrize(
+        ("given", "wanted"),
+        [
+            ({}, True),
+            ({"model_input_names": ["input_ids", "token_type_ids"]}, True),
+            ({"model_input_names": ["input_ids", "attention_mask"]}, False),
+            ({"model_input_names": 3}, True),
+        ],
+    )
+    def test_whether_there_are_token_types(self, given: dict[str, Any], wanted: bool) -> None:
+        inputs = read_tokenizer_spec({}, given, {}, None).inputs
+        assert inputs == ("input_ids", "attention_mask", "token_type_ids")[: 2 + wanted]
 
     @pytest.mark.parametrize(("given", "wanted"), [(3, 3), (-1, 0), (10**30, 0), ("3", 0), (None, 0)])
     def test_pad_type_id(self, given: Any, wanted: int) -> None:

@@ -206,6 +206,12 @@ def test_a_wrong_value_is_refused_with_what_was_wanted(path, value, complaint):
     assert type(caught.value) is BundleError
 
 
+def test_a_graph_may_take_token_types_that_the_tokenizer_does_not_give():
+    found = read(changed("variants.fp32.inputs", {"input_ids": "int64", "token_type_ids": "int64"}))
+    assert found.tokenizer.inputs == ("input_ids", "attention_mask")
+    assert list(found.variants["fp32"].inputs) == ["input_ids", "token_type_ids"]
+
+
 @pytest.mark.parametrize(
     "name",
     ["../model.onnx", "/etc/passwd", "a/b", "a\\b", "..", ".", "", ".hidden", "C:x", "a\0", "a\n", "é", "x" * 129],

@@ -370,12 +370,13 @@ class Pipeline(abc.ABC):
             raise InputError(f"padding to {length} tokens, the model's position table holds {spec.position_limit}")
         if spec.pad_id is None and any(len(row) != length for row in ids):
             raise InputError(f"{self.bundle}: its tokenizer has no pad token; use batch_size=1, without padding")
+        typed = "token_type_ids" in spec.inputs if arguments.type_ids is None else arguments.type_ids
         # What the graph does not take is not made.
         rows = {
             "input_ids": lambda: pad(ids, spec.pad_id or 0, side=spec.padding_side, length=length),
             "attention_mask": lambda: pad([[1] * len(row) for row in ids], 0, side=spec.padding_side, length=length),
             "token_type_ids": lambda: pad(
-                [encoding.type_ids if arguments.type_ids else [0] * len(encoding) for encoding in encodings],
+                [encoding.type_ids if typed else [0] * len(encoding) for encoding in encodings],
                 spec.pad_type_id,
                 side=spec.padding_side,
                 length=length,

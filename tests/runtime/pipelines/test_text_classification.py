@@ -201,6 +201,11 @@ class TestArguments:
 
     def test_token_types_of_a_pair(self, pipe: TextClassificationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pipe, "_graph_inputs", ("input_ids", "token_type_ids"))
+        assert pipe.tokenizer_spec.inputs == ("input_ids", "attention_mask")
+        assert not pipe.preprocess(PAIR)["token_type_ids"].any()
+        assert pipe.preprocess(PAIR, return_token_type_ids=True)["token_type_ids"].any()
+        spec = dataclasses.replace(pipe.tokenizer_spec, inputs=("input_ids", "attention_mask", "token_type_ids"))
+        monkeypatch.setattr(pipe._tokenizer, "spec", spec)
         assert pipe.preprocess(PAIR)["token_type_ids"].any()
         assert not pipe.preprocess(PAIR, return_token_type_ids=False)["token_type_ids"].any()
 
