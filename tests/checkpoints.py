@@ -1,12 +1,22 @@
-"""Tiny random checkpoints of any family, with tokenizers made here: what `save_pretrained` writes, in kilobytes."""
+"""Tiny random checkpoints of any family, with tokenizers made here: what `save_pretrained` writes, in kilobytes.
+
+As a program, `python tests/checkpoints.py FOLDER NAME...` saves those of `contract_cases.py` that are named into
+FOLDER/NAME, with the transformers of its interpreter.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+CAN_EXPORT = all(
+    importlib.util.find_spec(name) for name in ("torchless_export", "onnx", "optimum", "transformers", "torch")
+)
 
 # Small, and still a bit of everything that encoders do.
 _COMMON = {
@@ -187,6 +197,31 @@ def _trained(model: str, normalize: bool) -> Callable[[str, dict[str, Any]], Any
     return build
 
 
+# The tokenizer classes of the families, as transformers 5 makes them from a vocabulary, and whose vocabulary they get.
+_NATIVE = {
+    "bert": ("BertTokenizer", "wordpiece"),
+    "distilbert": ("DistilBertTokenizer", "wordpiece"),
+    "electra": ("ElectraTokenizer", "wordpiece"),
+    "mpnet": ("MPNetTokenizer", "wordpiece"),
+    "roberta": ("RobertaTokenizer", "bpe-raw"),
+    "xlm-roberta": ("XLMRobertaTokenizer", "unigram"),
+    "albert": ("AlbertTokenizer", "unigram"),
+    "deberta-v2": ("DebertaV2Tokenizer", "unigram"),
+}
+
+
+def _native(family: str, options: dict[str, Any]) -> Any:
+    import transformers
+
+    name, source = _NATIVE[family]
+    like = TOKENIZERS[source](family, {})
+    model = json.loads(like.backend_tokenizer.to_str())["model"]
+    vocabulary = model["vocab"] if isinstance(model["vocab"], dict) else [tuple(piece) for piece in model["vocab"]]
+    merges = {"merges": [tuple(pair) for pair in model["merges"]]} if "merges" in model else {}
+    named = {key: str(token) for key, token in like.special_tokens_map.items() if key != "mask_token"}
+    return getattr(transformers, name)(vocab=vocabulary, **merges, **named, model_max_length=62, **options)
+
+
 TOKENIZERS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "wordpiece": _word_piece(normalize=True),
     "wordpiece-raw": _word_piece(normalize=False),
@@ -194,4 +229,12 @@ TOKENIZERS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "bpe-raw": _trained("bpe", normalize=False),
     "unigram": _trained("unigram", normalize=True),
     "unigram-raw": _trained("unigram", normalize=False),
+    "native": _native,
 }
+
+
+if __name__ == "__main__":
+    from contract_cases import CASES
+
+    for case in sys.argv[2:]:
+        save(CASES[case], Path(sys.argv[1]) / case)

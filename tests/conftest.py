@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -13,17 +12,13 @@ from typing import Any
 import pytest
 
 import fake_hub as hub_server
-from checkpoints import Recipe, save
+from checkpoints import CAN_EXPORT, Recipe, save
 
 # A shell's background jobs ignore SIGINT, and what they start inherits that; the tests that interrupt
 # a process need it as it is in the foreground.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ASSETS = Path(__file__).parent / "assets"
-
-CAN_EXPORT = all(
-    importlib.util.find_spec(name) for name in ("torchless_export", "onnx", "optimum", "transformers", "torch")
-)
 
 
 @pytest.fixture(autouse=True)

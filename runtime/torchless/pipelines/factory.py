@@ -34,6 +34,7 @@ _OF_TRANSFORMERS = frozenset(
         "torch_dtype",
         "use_auth_token",
         "use_fast",
+        "video_processor",
     }
 )
 
