@@ -1,64 +1,44 @@
-"""Self-attention: products of queries, keys and values, and what is added to the scores.
+"""Self-attention: queries, keys and values, their products, and the product behind.
 
 Three things are done at export: 1 / sqrt(head size) goes into the queries' weights and bias; the keys' bias goes
-away, since it adds the same to every score of a query, which softmax does not see; the values' bias goes through the
-product behind, since the attention of a token sums to 1.
+away, since it adds the same to every score of a query, which softmax does not see (unless positions turn it); the
+values' bias goes through the product behind, since the attention of a token sums to 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from torchless_export.graph.families import Family, Table
+from torchless_export.graph.families import Family, Linear
 from torchless_export.graph.form import Form
 from torchless_export.graph.nodes import MICROSOFT, Graph
-from torchless_export.graph.positions import Positions, distance_buckets
+from torchless_export.graph.products import add_product
+from torchless_export.graph.rotary import rotations
+from torchless_export.graph.scores import ScoreBias
 from torchless_export.graph.spec import Spec
 from torchless_export.graph.tensors import Tensors, scaled
 from torchless_export.weights import Float32
 
-__all__ = ["Attention", "add_product"]
+__all__ = ["Attention"]
 
-# What is added to the score of a padding token: so low that its attention is 0, and finite, so that a text of
-# nothing but padding has no NaN (as transformers does it).
-_LOWEST = float(np.finfo(np.float32).min)
-
-
-def add_product(
-    graph: Graph,
-    x: str,
-    path: str,
-    weight: Callable[[], Float32],
-    bias: Callable[[], Float32] | None,
-    *,
-    output: str = "",
-) -> str:
-    """Add `x @ weight + bias`; returns (..., out), named `output` where there is a bias."""
-    product = graph.add("MatMul", x, graph.constant(f"{path}.weight", weight), name=path)
-    if bias is None:
-        return product
-    return graph.add("Add", product, graph.constant(f"{path}.bias", bias), name=path, output=output)
+_QUERY, _KEY, _VALUE = range(3)
 
 
 class Attention:
-    """The attention of all layers of one graph; what they share is added once.
+    """The attention of all layers of one graph.
 
     Where only the first token is read (`first`), its row alone asks: (batch, 1) queries, all keys and values.
     """
 
-    def __init__(
-        self, graph: Graph, tensors: Tensors, family: Family, spec: Spec, form: Form, positions: Positions
-    ) -> None:
+    def __init__(self, graph: Graph, tensors: Tensors, family: Family, spec: Spec, form: Form, bias: ScoreBias) -> None:
         self._graph = graph
-        self._positions = positions
         self._tensors = tensors
         self._family = family
         self._spec = spec
         self._form = form
-        self._shared: dict[str, str] = {}
+        self._bias = bias
 
     def add(self, layer: int, x: str, rows: str, first: bool) -> str:
         """Add one layer's attention with its output product.
@@ -70,16 +50,18 @@ class Attention:
             first: whether rows is that.
 
         Returns:
-            what is added to `rows`, of its shape.
+            what is added to the residual, of the shape of `rows`.
         """
         graph, width = self._graph, self._spec.sizes["hidden"]
         name = f"layer.{layer}.attention"
+        query, key, value = self._turned(layer, self._projections(layer, x, rows, first, name), first, name)
+        bias = self._bias.add(layer, first=first, square=self._form.attention == "multi-head")
         if self._form.attention == "multi-head":
-            context = self._multi_head(layer, x, rows, first, name)
+            context = self._multi_head(query, key, value, bias, first, name)
         else:
-            query, key, value = self._heads(layer, x, rows, first, name)
+            query, key, value = self._heads(query, key, value, first, name)
             scores = graph.add("MatMul", query, key, name=f"{name}.scores")
-            scores = graph.add("Add", scores, self._bias(first, square=False), name=f"{name}.scores")
+            scores = graph.add("Add", scores, bias, name=f"{name}.scores")
             context = graph.add("MatMul", graph.add("Softmax", scores, name=name, axis=-1), value, name=name)
             if not first:
                 context = graph.add("Transpose", context, name=name, perm=[0, 2, 1, 3])
@@ -89,108 +71,115 @@ class Attention:
             context = graph.add("Reshape", context, graph.ints(0, 0, width), name=name)
         return self._output(layer, context)
 
-    def _multi_head(self, layer: int, x: str, rows: str, first: bool, name: str) -> str:
-        query, key, value = self._projections(layer, x, rows, first, name)
+    def _multi_head(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
+        graph, sizes = self._graph, self._spec.sizes
         if first:
-            query = self._graph.add("Reshape", query, self._graph.ints(0, 1, self._spec.sizes["hidden"]), name=name)
-        inputs = [query, key, value, "", "", self._bias(first, square=True)]
-        return self._graph.add(
-            "MultiHeadAttention", *inputs, name=name, domain=MICROSOFT, num_heads=self._spec.sizes["heads"], scale=1.0
-        )
+            query = graph.add("Reshape", query, graph.ints(0, 1, sizes["hidden"]), name=name)
+        return graph.add(
+            "MultiHeadAttention", query, key, value, "", "", bias, name=name, domain=MICROSOFT,
+            num_heads=sizes["heads"], scale=1.0,
+        )  # fmt: skip
 
-    def _heads(self, layer: int, x: str, rows: str, first: bool, name: str) -> list[str]:
+    def _heads(self, query: str, key: str, value: str, first: bool, name: str) -> list[str]:
         """Return queries (batch, heads, rows, size), keys (batch, heads, size, sequence) and values like queries."""
         graph, heads, size = self._graph, self._spec.sizes["heads"], self._spec.head_size
-        query, key, value = self._projections(layer, x, rows, first, name)
-        if first:
-            query = graph.add("Reshape", query, graph.ints(0, heads, 1, size), name=name)
-        found = [query] if first else []
-        for tensor, perm in ((query, [0, 2, 1, 3]), (key, [0, 2, 3, 1]), (value, [0, 2, 1, 3]))[len(found) :]:
-            apart = graph.add("Reshape", tensor, graph.ints(0, 0, heads, size), name=name)
-            found.append(graph.add("Transpose", apart, name=name, perm=perm))
-        return found
+
+        def apart(tensor: str, *perm: int) -> str:
+            split = graph.add("Reshape", tensor, graph.ints(0, 0, heads, size), name=name)
+            return graph.add("Transpose", split, name=name, perm=perm)
+
+        rows = (
+            graph.add("Reshape", query, graph.ints(0, heads, 1, size), name=name) if first else apart(query, 0, 2, 1, 3)
+        )
+        return [rows, apart(key, 0, 2, 3, 1), apart(value, 0, 2, 1, 3)]
 
     def _projections(self, layer: int, x: str, rows: str, first: bool, name: str) -> list[str]:
         """Return queries, keys and values, each (..., hidden), the queries scaled."""
-        parts = self._family.layer
-        paths = [self._tensors.path(part, layer) for part in (parts.query, parts.key, parts.value)]
-        size = self._spec.head_size
-
-        def query_weight() -> Float32:
-            return scaled(self._tensors.matrix(paths[0]), size)
-
-        def query_bias() -> Float32:
-            return scaled(self._tensors.read(f"{paths[0]}.bias"), size)
-
         if self._form.qkv == "one" and not first:
-            path = f"{paths[0]}+key+value"
-            zeros = np.zeros(2 * self._spec.sizes["hidden"], dtype=np.float32)
-            product = add_product(
-                self._graph,
-                x,
-                path,
-                lambda: np.concatenate([query_weight(), *(self._tensors.matrix(path) for path in paths[1:])], axis=1),
-                lambda: np.concatenate([query_bias(), zeros]),
-            )
-            return self._graph.split(product, 3, axis=-1, name=name)
-        query = add_product(self._graph, rows, paths[0], query_weight, query_bias)
-        matrix = self._tensors.matrix
-        return [query, *(add_product(self._graph, x, path, partial(matrix, path), None) for path in paths[1:])]
+            which = (_QUERY, _KEY, _VALUE)
+            product = self._project(layer, x, which)
+            return self._graph.split(product, len(which), axis=-1, name=name)
+        return [self._project(layer, rows if which == _QUERY else x, (which,)) for which in (_QUERY, _KEY, _VALUE)]
 
-    def _output(self, layer: int, context: str) -> str:
-        parts, tensors = self._family.layer, self._tensors
-        path, value = tensors.path(parts.attended, layer), tensors.path(parts.value, layer)
+    def _project(self, layer: int, x: str, which: tuple[int, ...]) -> str:
+        """Add one product for those of queries, keys and values that are asked for."""
+        width = self._spec.sizes["hidden"]
+        name = self._tensors.path(self._part(_QUERY)[0], layer) + "".join(
+            f":{('query', 'key', 'value')[i]}" for i in which
+        )
 
         def bias() -> Float32:
-            through = tensors.read(f"{value}.bias").astype(np.float64) @ tensors.matrix(path)
-            return (tensors.read(f"{path}.bias") + through).astype(np.float32)
+            arrays = [self._read_bias(layer, i) if self._biased(i) else np.zeros(width, np.float32) for i in which]
+            return np.concatenate(arrays)
 
-        return add_product(self._graph, context, path, lambda: tensors.matrix(path), bias)
+        return add_product(
+            self._graph,
+            x,
+            name,
+            lambda: np.concatenate([self._read_matrix(layer, i) for i in which], axis=1),
+            bias if any(self._biased(i) for i in which) else None,
+        )
 
-    def _bias(self, first: bool, *, square: bool) -> str:
-        """Return what is added to the scores of all heads: (batch, 1 or heads, 1 or sequence, sequence).
+    def _part(self, which: int) -> tuple[Linear, int]:
+        """Return the tensor of queries, keys or values, and which of its matrices."""
+        parts = self._family.layer
+        if parts.qkv:
+            return parts.qkv, which
+        part = (parts.query, parts.key, parts.value)[which]
+        if part is None:
+            raise TypeError("a family's layer names neither qkv nor query, key and value")
+        return part, 0
 
-        `square` asks for a row for each query, which `MultiHeadAttention` does not broadcast.
-        """
-        graph = self._graph
-        table = self._family.relative_bias
-        if table is None and (first or not square):
-            return self._share("mask", self._mask)
-        whole = self._share("bias", lambda: self._relative(table) if table else self._square_mask())
+    def _biased(self, which: int) -> bool:
+        """Whether the product's bias reaches the scores."""
+        return which in (_QUERY, _KEY if self._family.rotary else _QUERY) and self._tensors.has_bias(
+            self._part(which)[0]
+        )
+
+    def _read_matrix(self, layer: int, which: int) -> Float32:
+        part, index = self._part(which)
+        matrix = self._tensors.matrix(self._tensors.path(part, layer), part, index)
+        return scaled(matrix, self._spec.head_size) if which == _QUERY else matrix
+
+    def _read_bias(self, layer: int, which: int) -> Float32:
+        part, index = self._part(which)
+        bias = self._tensors.bias(self._tensors.path(part, layer), part, index)
+        return scaled(bias, self._spec.head_size) if which == _QUERY else bias
+
+    def _turned(self, layer: int, projections: list[str], first: bool, name: str) -> list[str]:
+        """Return queries and keys turned by their positions, where the family does; the first token's is 0: no turn."""
+        if not self._family.rotary:
+            return projections
+        graph, sizes, spec = self._graph, self._spec.sizes, self._spec
+        theta = spec.thetas[spec.local[layer]]
+        tables = [
+            graph.constant(
+                f"rotary.{theta:g}.{kind}", partial(_rotation_table, sizes["positions"], spec.head_size, theta, i)
+            )
+            for i, kind in enumerate(("cos", "sin"))
+        ]
+        turn = partial(graph.add, "RotaryEmbedding", name=name, domain=MICROSOFT)
+        query, key, value = projections
         if not first:
-            return whole
-        zero, one = graph.ints(0), graph.ints(1)
-        return self._share("first bias", lambda: graph.add("Slice", whole, zero, one, graph.ints(2), name="first_bias"))
+            query = turn(query, graph.ints(0), *tables)
+        return [query, turn(key, graph.ints(0), *tables), value]
 
-    def _share(self, key: str, make: Callable[[], str]) -> str:
-        if key not in self._shared:
-            self._shared[key] = make()
-        return self._shared[key]
+    def _output(self, layer: int, context: str) -> str:
+        tensors, part = self._tensors, self._family.layer.attended
+        path = tensors.path(part, layer)
+        value = self._part(_VALUE)[0]
 
-    def _mask(self) -> str:
-        """Return 0 for tokens and the lowest number for padding, (batch, 1, 1, sequence)."""
-        graph = self._graph
-        table = graph.constant("mask_values", lambda: np.array([_LOWEST, 0], dtype=np.float32))
-        apart = graph.add("Unsqueeze", "attention_mask", graph.ints(1, 2), name="mask")
-        return graph.add("Gather", table, apart, name="mask")
+        def bias() -> Float32:
+            total = np.zeros(self._spec.sizes["hidden"], dtype=np.float64)
+            if tensors.has_bias(part):
+                total += tensors.bias(path, part)
+            if tensors.has_bias(value):
+                total += self._read_bias(layer, _VALUE).astype(np.float64) @ tensors.matrix(path, part)
+            return total.astype(np.float32)
 
-    def _square_mask(self) -> str:
-        """Return the mask's row for every query, (batch, 1, sequence, sequence)."""
-        graph = self._graph
-        mask = self._share("mask", self._mask)
-        column = graph.add("Transpose", mask, name="mask", perm=[0, 1, 3, 2])
-        nothing = graph.add("Mul", column, graph.number(0.0), name="mask")
-        return graph.add("Add", mask, nothing, name="mask")
+        biased = tensors.has_bias(part) or tensors.has_bias(value)
+        return add_product(self._graph, context, path, lambda: tensors.matrix(path, part), bias if biased else None)
 
-    def _relative(self, table: Table) -> str:
-        """Return the mask and the bias by distance, (batch, heads, sequence, sequence)."""
-        path, most = self._tensors.path(table), self._spec.sizes["positions"]
 
-        def by_distance() -> Float32:
-            rows = self._tensors.read(f"{path}.weight")
-            return rows[distance_buckets(np.arange(-most, most + 1))].T
-
-        biases = self._graph.constant(f"{path}.by_distance", by_distance)
-        distance = self._positions.distances(most, offset=most)
-        bias = self._graph.add("Gather", biases, distance, name="relative_bias", axis=1)
-        return self._graph.add("Add", self._share("mask", self._mask), bias, name="relative_bias")
+def _rotation_table(positions: int, size: int, theta: float, which: int) -> Float32:
+    return rotations(positions, size, theta)[which]

@@ -6,15 +6,18 @@ import onnx
 
 from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
-from torchless_export.graph.encoder import Encoder, dense
-from torchless_export.graph.families import Head
+from torchless_export.graph.encoder import Encoder
+from torchless_export.graph.families import Head, Norm
 from torchless_export.graph.form import Form, Target, default_form
 from torchless_export.graph.nodes import Graph
-from torchless_export.graph.spec import family_of, read_spec
+from torchless_export.graph.products import add_dense
+from torchless_export.graph.spec import Spec, family_of, read_spec
 from torchless_export.graph.tensors import Layout, Tensors
 from torchless_export.weights import Weights
 
 __all__ = ["build", "check_supported", "supports"]
+
+_FLOAT = onnx.TensorProto.FLOAT
 
 
 def check_supported(checkpoint: Checkpoint) -> None:
@@ -65,7 +68,7 @@ def build(
     axes: tuple[str | int, ...]
     if tensors.classifies:
         axes = ("batch", spec.sizes["labels"])
-        output = _add_head(graph, tensors, family.head, encoder.add(first=family.head.reads == "first"), form)
+        output = _add_head(graph, tensors, family.head, spec, encoder, form)
     else:
         axes = ("batch", "sequence", spec.sizes["hidden"])
         output = encoder.add(first=False, output="last_hidden_state")
@@ -73,9 +76,23 @@ def build(
     return graph.model(inputs, output, axes)
 
 
-def _add_head(graph: Graph, tensors: Tensors, head: Head, x: str, form: Form) -> str:
-    """Add the head on what it reads; returns the logits."""
-    *steps, (last, activation) = head.steps
-    for part, between in steps:
-        x = dense(graph, tensors, x, tensors.head_path(part), between, form)
-    return dense(graph, tensors, x, tensors.head_path(last), activation, form, output="logits")
+def _add_head(graph: Graph, tensors: Tensors, head: Head, spec: Spec, encoder: Encoder, form: Form) -> str:
+    """Add the encoder, as far as the head reads it, and the head; returns the logits."""
+    x = _mean(graph, encoder.add(first=False)) if spec.words.get(head.reads) == "mean" else encoder.add(first=True)
+    for number, (part, activation) in enumerate(head.steps, start=1):
+        path = tensors.head_path(part)
+        output = "logits" if number == len(head.steps) else ""
+        if isinstance(part, Norm):
+            x = encoder.norm(x, part, path, output)
+        else:
+            between = spec.words.get(activation, activation)
+            x = add_dense(graph, tensors, x, part, path, form, activation=between, output=output)
+    return x
+
+
+def _mean(graph: Graph, x: str) -> str:
+    """Return the mean of each text's tokens, (batch, hidden)."""
+    weights = graph.add("Cast", "attention_mask", name="mean", to=_FLOAT)
+    row = graph.add("Unsqueeze", weights, graph.ints(1), name="mean")
+    total = graph.add("Squeeze", graph.add("MatMul", row, x, name="mean"), graph.ints(1), name="mean")
+    return graph.add("Div", total, graph.add("ReduceSum", weights, graph.ints(1), name="mean"), name="mean")

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 __all__ = ["FAMILIES", "Embeddings", "Family", "Head", "Layer", "Linear", "Norm", "Setting", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """`path.weight` (out, into) and `path.bias` (out,); `into` and `out` name sizes."""
+    """`path.weight` (out, into) and `path.bias` (out,); `into` and `out` name sizes.
+
+    Attributes:
+        times: several such matrices in one tensor, one after the other along `out`.
+        bias: the flag that says whether there is a bias; "" for always.
+    """
 
     path: str
     into: str = "hidden"
     out: str = "hidden"
+    times: int = 1
+    bias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A layer normalization: `path.weight` and `path.bias`, of `size`."""
+    """A layer normalization: `path.weight` and `path.bias`, of `size`; `bias` as in `Linear`."""
 
     path: str
     size: str = "hidden"
+    bias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,8 @@ class Embeddings:
     """
 
     word: Table
-    position: Table
     norm: Norm
+    position: Table | None = None
     token_type: Table | None = None
     projection: Linear | None = None
     always_projected: bool = False
@@ -61,21 +69,27 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer, norms after the sums (Vaswani et al. 2017, section 3.1); paths below `path`.
+    """One layer; paths below `path`.
 
     Attributes:
         path: the layer's place; {layer} its number, {group} and {inner} for layers that share their weights in groups.
+        query, key, value: the three products, or `qkv`: one tensor of all three.
+        up: into the feed-forward network's width; of two matrices, the second gates what the first gives (GeGLU).
+        norm_first: norms stand before attention and feed-forward network instead of after the sums (Xiong et al. 2020);
+            the first layer has none before its attention, since the embeddings end in one.
     """
 
     path: str
-    query: Linear
-    key: Linear
-    value: Linear
     attended: Linear
     attention_norm: Norm
     up: Linear
     down: Linear
     output_norm: Norm
+    query: Linear | None = None
+    key: Linear | None = None
+    value: Linear | None = None
+    qkv: Linear | None = None
+    norm_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +97,27 @@ class Head:
     """What comes after the encoder, for classification.
 
     Attributes:
-        steps: dense layers, each with the activation behind it, "" for none. A path that starts with "." is below the
-            encoder's prefix.
-        reads: "first": only the first token's last hidden state.
+        steps: dense layers, each with the activation behind it, "" for none, or the name of a setting that says; and
+            norms. A path that starts with "." is below the encoder's prefix.
+        reads: "first": only the first token's last hidden state; or the name of a setting that may say "mean": the
+            mean over all tokens.
     """
 
-    steps: tuple[tuple[Linear, str], ...]
-    reads: Literal["first"] = "first"
+    steps: tuple[tuple[Linear | Norm, str], ...]
+    reads: str = "first"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where a value stands in config.json: the keys that transformers takes, and its default where none is there."""
+    """Where a value stands in config.json: the keys that transformers takes, and its default where none is there.
+
+    The default's type says what is wanted: int a size, float a number below 1, bool a flag, str an activation, or one
+    of `choices`.
+    """
 
     keys: tuple[str, ...]
-    default: Any
+    default: int | float | bool | str
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +129,8 @@ class Family:
         roots: the encoder's tensors start with one of these; one among them that nothing reads is refused.
         settings: every value read from config.json.
         fixed: key -> the values under which the arithmetic is the one built here; a key that is absent passes.
+        final_norm: after the last layer.
+        rotary: positions turn queries and keys (Su et al. 2021), with a window in some layers (ModernBERT).
         relative_bias: a table (buckets, heads) of biases by distance that all layers share (MPNet).
         token_types: the family's own tokenizer gives token type ids.
         ignored: suffixes of tensors that hold no weights.
@@ -121,6 +143,8 @@ class Family:
     layer: Layer
     head: Head
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    final_norm: Norm | None = None
+    rotary: bool = False
     relative_bias: Table | None = None
     token_types: bool = False
     ignored: tuple[str, ...] = ("position_ids", "token_type_ids")
@@ -292,12 +316,60 @@ _MPNET = replace(
     relative_bias=Table("encoder.relative_attention_bias", "buckets", "heads"),
 )  # fmt: skip
 
+_MODERNBERT = Family(
+    prefix="model.",
+    roots=("embeddings.", "layers.", "final_norm."),
+    settings={
+        "vocab": Setting(("vocab_size",), 50368),
+        "hidden": Setting(("hidden_size",), 768),
+        "layers": Setting(("num_hidden_layers",), 22),
+        "heads": Setting(("num_attention_heads",), 12),
+        "intermediate": Setting(("intermediate_size",), 1152),
+        "positions": Setting(("max_position_embeddings",), 8192),
+        "window": Setting(("local_attention",), 128),
+        "activation": Setting(("hidden_activation",), "gelu"),
+        "head_activation": Setting(("classifier_activation",), "gelu"),
+        "pooling": Setting(("classifier_pooling",), "cls", ("cls", "mean")),
+        "eps": Setting(("norm_eps",), 1e-5),
+        "norm_bias": Setting(("norm_bias",), False),
+        "attention_bias": Setting(("attention_bias",), False),
+        "mlp_bias": Setting(("mlp_bias",), False),
+        "head_bias": Setting(("classifier_bias",), False),
+    },
+    fixed=_FIXED,
+    embeddings=Embeddings(
+        word=Table("embeddings.tok_embeddings", "vocab"),
+        norm=Norm("embeddings.norm", bias="norm_bias"),
+    ),
+    layer=Layer(
+        path="layers.{layer}",
+        qkv=Linear("attn.Wqkv", times=3, bias="attention_bias"),
+        attended=Linear("attn.Wo", bias="attention_bias"),
+        attention_norm=Norm("attn_norm", bias="norm_bias"),
+        up=Linear("mlp.Wi", out="intermediate", times=2, bias="mlp_bias"),
+        down=Linear("mlp.Wo", into="intermediate", bias="mlp_bias"),
+        output_norm=Norm("mlp_norm", bias="norm_bias"),
+        norm_first=True,
+    ),
+    final_norm=Norm("final_norm", bias="norm_bias"),
+    head=Head(
+        (
+            (Linear("head.dense", bias="head_bias"), "head_activation"),
+            (Norm("head.norm", bias="norm_bias"), ""),
+            (Linear("classifier", out="labels"), ""),
+        ),
+        reads="pooling",
+    ),
+    rotary=True,
+)
+
 FAMILIES: Mapping[str, Family] = {
     "albert": _ALBERT,
     "bert": _BERT,
     "camembert": _ROBERTA,
     "distilbert": _DISTILBERT,
     "electra": _ELECTRA,
+    "modernbert": _MODERNBERT,
     "mpnet": _MPNET,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,

@@ -10,6 +10,7 @@ from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.graph.activation import ACTIVATIONS
 from torchless_export.graph.families import FAMILIES, Family, Setting
+from torchless_export.graph.rotary import read_rotary
 
 __all__ = ["TASKS", "Spec", "family_of", "read_spec"]
 
@@ -29,17 +30,23 @@ class Spec:
 
     Attributes:
         sizes: name -> size, as the family's parts name them; "labels" among them.
-        activation: of the feed-forward network; one of `ACTIVATIONS`.
+        words: name -> an activation, one of `ACTIVATIONS`, or another choice; "activation" is the feed-forward's.
+        flags: name -> whether.
         eps: of the normalizations.
+        local: of each layer, whether a token sees only those within half a window; empty for none.
+        thetas: the bases of rotary positions in layers that see all tokens, and in those that do not.
         pad: the id that positions are counted from, where they are.
         token_types: token type ids are an input; otherwise every token is of type 0.
     """
 
     sizes: Mapping[str, int]
-    activation: str
+    words: Mapping[str, str]
+    flags: Mapping[str, bool]
     eps: float
     pad: int
     token_types: bool
+    local: tuple[bool, ...] = ()
+    thetas: tuple[float, float] = (0.0, 0.0)
 
     @property
     def layers(self) -> int:
@@ -80,11 +87,16 @@ def read_spec(checkpoint: Checkpoint, family: Family) -> Spec:
     config = _Config(checkpoint)
     for key, allowed in family.fixed.items():
         config.check_fixed(key, allowed)
-    sizes = {
-        name: config.size(setting)
-        for name, setting in family.settings.items()
-        if name not in ("activation", "eps", "pad")
-    }
+    sizes: dict[str, int] = {}
+    words: dict[str, str] = {}
+    flags: dict[str, bool] = {}
+    for name, setting in family.settings.items():
+        if isinstance(setting.default, bool):
+            flags[name] = config.flag(setting)
+        elif isinstance(setting.default, str):
+            words[name] = config.word(setting)
+        elif isinstance(setting.default, int) and name != "pad":
+            sizes[name] = config.size(setting)
     sizes["labels"] = len(checkpoint.labels)
     count = 1
     for name in ("layers", "inner"):
@@ -97,12 +109,16 @@ def read_spec(checkpoint: Checkpoint, family: Family) -> Spec:
     if sizes.get("groups", 1) > sizes["layers"]:
         config.refuse("num_hidden_groups", sizes["groups"], f"at most the number of layers, {sizes['layers']}")
     counted = family.embeddings.count_from_pad
+    rotary = read_rotary(checkpoint, sizes) if family.rotary else None
     return Spec(
         sizes=sizes,
-        activation=config.activation(family.settings["activation"]),
+        words=words,
+        flags=flags,
         eps=config.number(family.settings["eps"]),
         pad=config.token(family.settings["pad"], sizes["positions"]) if counted else 0,
         token_types=sizes.get("types", 0) > 1 and _gives_token_types(checkpoint, family),
+        local=rotary.local if rotary else (),
+        thetas=rotary.thetas if rotary else (0.0, 0.0),
     )
 
 
@@ -142,11 +158,18 @@ class _Config:
             self.refuse(key, value, "a number between 0 and 1")
         return float(value)
 
-    def activation(self, setting: Setting) -> str:
+    def word(self, setting: Setting) -> str:
         key, value = self._find(setting)
-        if not isinstance(value, str) or value not in ACTIVATIONS:
-            self.refuse(key, value, f"one of {', '.join(sorted(ACTIVATIONS))}")
+        choices = setting.choices or tuple(sorted(ACTIVATIONS))
+        if not isinstance(value, str) or value not in choices:
+            self.refuse(key, value, f"one of {', '.join(choices)}")
         return str(value)
+
+    def flag(self, setting: Setting) -> bool:
+        key, value = self._find(setting)
+        if not isinstance(value, bool):
+            self.refuse(key, value, "true or false")
+        return bool(value)
 
     def _find(self, setting: Setting) -> tuple[str, Any]:
         """Return the key that is there and its value; two that differ are refused."""

@@ -58,7 +58,11 @@ class Layout:
         place = self._family.layer.path.format(layer=layer, group=group, inner=layer % inner)
         return f"{self.prefix}{place}.{part.path}"
 
-    def head_path(self, part: Linear) -> str:
+    def has_bias(self, part: Linear | Norm) -> bool:
+        """Whether the part has a bias, which some configs say."""
+        return self._spec.flags[part.bias] if part.bias else True
+
+    def head_path(self, part: Linear | Norm) -> str:
         """Return the full path of a part of the head."""
         return f"{self.prefix}{part.path[1:]}" if part.path.startswith(".") else part.path
 
@@ -97,7 +101,10 @@ class Layout:
             yield from self._shapes(self.path(family.relative_bias), family.relative_bias)
         for layer in range(self._spec.layers):
             for part in _parts(family.layer):
-                yield from self._shapes(self.path(part, layer), part)
+                if layer or part is not family.layer.attention_norm or not family.layer.norm_first:
+                    yield from self._shapes(self.path(part, layer), part)
+        if family.final_norm:
+            yield from self._shapes(self.path(family.final_norm), family.final_norm)
         if self.classifies:
             for part, _ in family.head.steps:
                 yield from self._shapes(self.head_path(part), part)
@@ -113,12 +120,11 @@ class Layout:
         sizes = self._spec.sizes
         if isinstance(part, Table):
             yield f"{path}.weight", (sizes[part.rows], sizes[part.width])
-        elif isinstance(part, Norm):
-            yield f"{path}.weight", (sizes[part.size],)
-            yield f"{path}.bias", (sizes[part.size],)
-        else:
-            yield f"{path}.weight", (sizes[part.out], sizes[part.into])
-            yield f"{path}.bias", (sizes[part.out],)
+            return
+        wide = sizes[part.size] if isinstance(part, Norm) else sizes[part.out] * part.times
+        yield f"{path}.weight", (wide,) if isinstance(part, Norm) else (wide, sizes[part.into])
+        if self.has_bias(part):
+            yield f"{path}.bias", (wide,)
 
     def _found(self, name: str) -> str:
         """Return the name under which the checkpoint has `name`, which may be an old one."""
@@ -137,9 +143,13 @@ class Tensors(Layout):
         super().__init__(checkpoint, family, spec)
         self._weights = weights
 
-    def matrix(self, path: str) -> Float32:
-        """Return the (in, out) matrix of the dense layer at `path`."""
-        return self.read(f"{path}.weight").T
+    def matrix(self, path: str, part: Linear, index: int = 0) -> Float32:
+        """Return the (in, out) matrix of the dense layer at `path`, the `index`-th where it has several."""
+        return np.split(self.read(f"{path}.weight"), part.times)[index].T
+
+    def bias(self, path: str, part: Linear | Norm, index: int = 0) -> Float32:
+        """Return its (out,) bias."""
+        return np.split(self.read(f"{path}.bias"), part.times if isinstance(part, Linear) else 1)[index]
 
     def read(self, name: str) -> Float32:
         """Return a tensor as float32.

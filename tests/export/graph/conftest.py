@@ -33,7 +33,12 @@ _KEYS = {
         "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim",
         "hidden_act": "activation",
-    }
+    },
+    "modernbert": {"hidden_act": "hidden_activation"},
+}
+# Without these, configs point at tokens beyond a small vocabulary.
+_ALWAYS = {
+    "modernbert": dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
 }
 
 
@@ -59,7 +64,11 @@ def random_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
         family: str, *, labels: int = 2, bare: bool = False, seed: int = 0, dtype: str = "float32", **config: Any
     ) -> Model:
         keys = _KEYS.get(family, {})
-        given = {keys.get(key, key): value for key, value in config.items()} | {"num_labels": labels}
+        given = (
+            {keys.get(key, key): value for key, value in config.items()}
+            | {"num_labels": labels}
+            | _ALWAYS.get(family, {})
+        )
         built = transformers.AutoConfig.for_model(family, **given)
         kind = transformers.AutoModel if bare else transformers.AutoModelForSequenceClassification
         torch.manual_seed(seed)

@@ -109,6 +109,11 @@ def cases(draw: Any) -> dict[str, Any]:
     if family == "albert":
         config["num_hidden_groups"] = draw(st.integers(1, config["num_hidden_layers"]))
         config["inner_group_num"] = draw(st.sampled_from([1, 1, 2])) if config["num_hidden_layers"] < 6 else 1
+    if family == "modernbert":
+        config["local_attention"] = draw(st.sampled_from([2, 8, 64]))
+        config["classifier_pooling"] = draw(st.sampled_from(["cls", "mean"]))
+        for bias in ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"):
+            config[bias] = draw(st.booleans())
     if FAMILIES[family].embeddings.token_type:
         config["type_vocab_size"] = draw(st.sampled_from([1, 2]))
     return {
@@ -202,6 +207,15 @@ def test_the_form_says_how_much_of_the_last_layer_is_built(random_model: Callabl
     layer = "bert.encoder.layer.1."
     assert products["whole"] == head
     assert set(products["read"]) > {layer + "intermediate.dense.weight", layer + "output.dense.weight", *head}
+
+
+def test_the_bases_of_rotary_positions_and_their_windows(random_model: Callable[..., Any]) -> None:
+    config = SMALL | {"num_hidden_layers": 5, "local_attention": 6, "max_position_embeddings": 80}
+    model = random_model("modernbert", **config, global_rope_theta=700.0, local_rope_theta=50.0)
+    inputs = texts(2, 80, "right", seed=8, pad=0, vocab=60, types=False)
+    made = built(model.checkpoint)
+    assert {t.name for t in made.graph.initializer} > {"rotary.700.cos", "rotary.50.sin", "window"}
+    check(model, inputs, made)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

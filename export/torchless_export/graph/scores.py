@@ -1,0 +1,99 @@
+"""What is added to the scores of attention before softmax: the mask, windows, biases by distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from torchless_export.graph.families import Family, Table
+from torchless_export.graph.nodes import Graph
+from torchless_export.graph.positions import Positions, distance_buckets
+from torchless_export.graph.spec import Spec
+from torchless_export.graph.tensors import Tensors
+from torchless_export.weights import Float32
+
+__all__ = ["ScoreBias"]
+
+# What is added to the score of a padding token: so low that its attention is 0, and finite, so that a text of
+# nothing but padding has no NaN (as transformers does it). Twice that would be infinite: see `_window`.
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+class ScoreBias:
+    """The biases of one graph; each kind is added once, and shared by the layers."""
+
+    def __init__(self, graph: Graph, tensors: Tensors, family: Family, spec: Spec, positions: Positions) -> None:
+        self._graph = graph
+        self._tensors = tensors
+        self._family = family
+        self._spec = spec
+        self._positions = positions
+        self._shared: dict[str, str] = {}
+
+    def add(self, layer: int, *, first: bool, square: bool) -> str:
+        """Return the bias of a layer's scores: (batch, 1 or heads, 1 or sequence, sequence).
+
+        Args:
+            layer: its number.
+            first: only for the first token's scores.
+            square: a row for each query is wanted even where all are equal: `MultiHeadAttention` does not broadcast.
+        """
+        graph, table = self._graph, self._family.relative_bias
+        local = bool(self._spec.local) and self._spec.local[layer]
+        if table is None and not local and (first or not square):
+            return self._share("mask", self._mask)
+        kind = "local" if local else "all"
+        make = self._window if local else (lambda: self._relative(table)) if table else self._square_mask
+        whole = self._share(kind, make)
+        if not first:
+            return whole
+        row = (graph.ints(0), graph.ints(1), graph.ints(2))
+        return self._share(f"{kind}, first", lambda: graph.add("Slice", whole, *row, name="first_bias"))
+
+    def _share(self, key: str, make: Callable[[], str]) -> str:
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def _mask(self) -> str:
+        """Return 0 for tokens and the lowest number for padding, (batch, 1, 1, sequence)."""
+        graph = self._graph
+        table = graph.constant("mask_values", lambda: np.array([_LOWEST, 0], dtype=np.float32))
+        apart = graph.add("Unsqueeze", "attention_mask", graph.ints(1, 2), name="mask")
+        return graph.add("Gather", table, apart, name="mask")
+
+    def _square_mask(self) -> str:
+        """Return the mask's row for every query, (batch, 1, sequence, sequence)."""
+        graph = self._graph
+        mask = self._share("mask", self._mask)
+        column = graph.add("Transpose", mask, name="mask", perm=[0, 1, 3, 2])
+        return graph.add("Add", mask, graph.add("Mul", column, graph.number(0.0), name="mask"), name="mask")
+
+    def _relative(self, table: Table) -> str:
+        """Return the mask and the bias by distance, (batch, heads, sequence, sequence)."""
+        path, most = self._tensors.path(table), self._spec.sizes["positions"]
+
+        def by_distance() -> Float32:
+            rows = self._tensors.read(f"{path}.weight")
+            return rows[distance_buckets(np.arange(-most, most + 1))].T
+
+        bias = self._by_distance(f"{path}.by_distance", by_distance, axis=1)
+        return self._graph.add("Add", self._share("mask", self._mask), bias, name="relative_bias")
+
+    def _window(self) -> str:
+        """Return the mask and a window of half its size on both sides, (batch, 1, sequence, sequence)."""
+        half, most = self._spec.sizes["window"] // 2, self._spec.sizes["positions"]
+
+        def by_distance() -> Float32:
+            return np.where(np.abs(np.arange(-most, most + 1)) <= half, 0, _LOWEST).astype(np.float32)
+
+        window = self._by_distance("window", by_distance, axis=0)
+        # Not Add: a token that is padding and out of the window would get minus infinity, and rows of those NaN.
+        return self._graph.add("Min", self._share("mask", self._mask), window, name="window")
+
+    def _by_distance(self, name: str, table: Callable[[], Float32], *, axis: int) -> str:
+        """Return the values of a table by distance key - query, from minus to plus the number of positions."""
+        most = self._spec.sizes["positions"]
+        distance = self._share("distance", lambda: self._positions.distances(most, offset=most))
+        return self._graph.add("Gather", self._graph.constant(name, table), distance, name=name, axis=axis)
