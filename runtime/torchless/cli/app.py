@@ -20,7 +20,7 @@ import click
 from torchless import __version__
 from torchless.errors import TorchlessError, TorchlessWarning, one_line
 
-_COMMANDS = ("export", "run", "explain", "inspect", "doctor")
+_COMMANDS = ("export", "run", "explain", "inspect", "doctor", "bench")
 
 
 class _Commands(click.Group):
