@@ -261,7 +261,7 @@ class TestOthers:
         assert result.returncode == 1
         assert "overwrite each other's files" in result.stdout
 
-    @pytest.mark.parametrize("command", ["export", "run", "explain", "inspect", "doctor"])
+    @pytest.mark.parametrize("command", ["export", "run", "explain", "inspect", "doctor", "bench"])
     def test_help_shows_examples(self, command: str) -> None:
         result = run(command, "--help")
         assert result.returncode == 0

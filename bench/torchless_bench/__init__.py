@@ -1,0 +1,36 @@
+"""How fast torchless is, beside its peers: contenders and workloads are tables, each contender a process of its own.
+
+    plan = make_plan(["my-bundle"])
+    report = document(plan, run(plan), ["my-bundle"])
+    print(text_table(report))
+
+A contender is a row of `contenders.CONTENDERS` and a file in `engines/`; a workload is a row of `workloads.WORKLOADS`
+and, where it is of a new kind, an entry in `inputs.KINDS` and a method of the engines. Nothing else knows their names,
+but for the table of targets.
+"""
+
+from __future__ import annotations
+
+from torchless_bench.contenders import CONTENDERS
+from torchless_bench.plan import Settings, choose, make_plan, named, table_of
+from torchless_bench.report import document, to_json
+from torchless_bench.rounds import run
+from torchless_bench.table import listing, text_table
+from torchless_bench.targets import TARGETS
+from torchless_bench.workloads import WORKLOADS
+
+__all__ = [
+    "CONTENDERS",
+    "TARGETS",
+    "WORKLOADS",
+    "Settings",
+    "choose",
+    "document",
+    "listing",
+    "make_plan",
+    "named",
+    "run",
+    "table_of",
+    "text_table",
+    "to_json",
+]

@@ -1,0 +1,43 @@
+"""optimum's ONNX Runtime model: in transformers' pipeline, and its forward pass by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnxruntime
+import torch
+import transformers
+from optimum.onnxruntime import ORTModelForSequenceClassification
+
+DISTRIBUTIONS = ("optimum", "optimum-onnx", "transformers", "torch", "onnxruntime", "onnxruntime-gpu", "tokenizers")
+
+
+class Engine:
+    """`options["file"]` in the directory `options["model"]`, all defaults but the threads."""
+
+    def __init__(self, options: dict[str, Any], threads: int) -> None:
+        torch.set_num_threads(threads)
+        folder = options["model"]
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = threads
+        self._model = ORTModelForSequenceClassification.from_pretrained(
+            folder, file_name=options["file"], session_options=session_options
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self._pipeline = transformers.pipeline(
+            "text-classification", model=self._model, tokenizer=tokenizer, device=torch.device("cpu")
+        )
+
+    def forward(self, ids: list[list[int]]) -> Callable[[], Any]:
+        """Return the model on `ids`, which it takes and gives as PyTorch tensors, as in the pipeline."""
+        array = torch.tensor(ids)
+        mask, model = torch.ones_like(array), self._model
+        return lambda: model(input_ids=array, attention_mask=mask).logits
+
+    def answer(self, texts: list[str], batch_size: int) -> Callable[[], Any]:
+        """Return the pipeline on `texts`: one string where there is one, else the list in batches."""
+        classify = self._pipeline
+        if len(texts) == 1:
+            return lambda: [a["label"] for a in classify(texts[0])]
+        return lambda: [a["label"] for a in classify(texts, batch_size=batch_size, truncation=True)]

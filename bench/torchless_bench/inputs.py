@@ -1,0 +1,112 @@
+"""What the contenders are given: the same token ids and texts to all of them, the same in every run.
+
+Token ids are drawn at random from the model's vocabulary: the time of a forward pass depends on its shape alone.
+Texts are made so that their number of tokens is known. The list of sentences, where the user gives none, is made of
+common English words in the lengths of SST-2's dev set.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torchless.bundle import Bundle
+from torchless.errors import InputError
+from torchless.tokenization import Tokenizer
+from torchless_bench.workloads import Workload
+
+SENTENCES = 256
+"""How many sentences the made-up list holds."""
+
+# Words a sentence, from the shortest to the longest in steps of a tenth of them (SST-2 dev, whole sentences).
+_SENTENCE_WORDS = (1, 7, 11, 13, 16, 18, 20, 23, 27, 31, 47)
+
+_COMMON_WORDS = """
+the a and of to is in that it with as its this for an film movie you but be on more by about not one has are from all
+than like his or so story at have characters if out too what into good up most comedy who there some just much been
+even time will can no does funny little way make work only well never life bad best their us new director love would
+really other performances enough many something makes had could drama two which both any acting another script feels
+long old first cast nothing world watching action humor plot look people
+"""
+_WORDS = _COMMON_WORDS.split()
+
+
+class Inputs:
+    """Builds the arguments of the engines' methods for one model."""
+
+    def __init__(self, bundle: Bundle, *, texts: Sequence[str] | None = None, seed: int = 0) -> None:
+        """Take the vocabulary and the tokenizer from `bundle`; `texts` replace the made-up sentences.
+
+        Raises:
+            BundleError: its tokenizer cannot be read.
+        """
+        spec = bundle.manifest.tokenizer
+        self._seed = seed
+        self._tokenizer = Tokenizer(bundle.read("tokenizer.json"), spec, str(bundle.path / "tokenizer.json"))
+        self._limit = min((n for n in (spec.max_length, spec.position_limit) if n is not None), default=None)
+        size = bundle.config().get("vocab_size")
+        self._vocabulary = size if isinstance(size, int) else self._tokenizer.largest_id() + 1
+        self._pad_id = spec.pad_id
+        self.texts = list(texts) if texts is not None else sentences(SENTENCES, seed)
+
+    def arguments(self, workload: Workload) -> dict[str, Any]:
+        """Return what the engine's method for this workload takes.
+
+        Raises:
+            InputError: the model takes no text so long, or none of that length could be made.
+        """
+        if self._limit is not None and workload.tokens is not None and workload.tokens > self._limit:
+            raise InputError(f"{workload.tokens} tokens, the model takes at most {self._limit}")
+        return _ARGUMENTS[workload.kind](self, workload)
+
+    def count(self, workload: Workload) -> int:
+        """Return how many texts one call of this workload does."""
+        return len(self.texts) if workload.kind == "answer" and workload.tokens is None else workload.rows
+
+    def _forward(self, workload: Workload) -> dict[str, Any]:
+        draw = random.Random(f"{self._seed} {workload.name}")
+        # Without the pad token: some families count positions around it.
+        words = [i for i in range(self._vocabulary) if i != self._pad_id]
+        return {"ids": [draw.choices(words, k=workload.tokens or 1) for _ in range(workload.rows)]}
+
+    def _answer(self, workload: Workload) -> dict[str, Any]:
+        texts = self.texts if workload.tokens is None else [self._text(workload.tokens)]
+        return {"texts": texts, "batch_size": workload.rows}
+
+    def _text(self, tokens: int) -> str:
+        """Return a text of exactly `tokens` tokens, the special ones included."""
+        text = ""
+        draw = random.Random(f"{self._seed} {tokens}")
+        for _ in range(8 * tokens):
+            longer = f"{text} {draw.choice(_WORDS)}".lstrip()
+            length = len(self._tokenizer.encode([longer])[0])
+            if length <= tokens:
+                text = longer
+            if length == tokens:
+                return text
+        raise InputError(f"no text of {tokens} tokens could be made of common English words with this tokenizer")
+
+
+_ARGUMENTS: dict[str, Callable[[Inputs, Workload], dict[str, Any]]] = {
+    "forward": Inputs._forward,
+    "answer": Inputs._answer,
+    "export": lambda _inputs, _workload: {},
+    "installed": lambda _inputs, _workload: {},
+}
+"""What each kind of workload gives to the engines' method of that name."""
+
+KINDS = tuple(_ARGUMENTS)
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Return `count` made-up sentences of common words whose numbers of words are spread as in SST-2's dev set."""
+    draw = random.Random(f"{seed} sentences")
+    steps = len(_SENTENCE_WORDS) - 1
+    made = []
+    for i in range(count):
+        step, rest = divmod((i + 0.5) / count * steps, 1)
+        low, high = _SENTENCE_WORDS[int(step)], _SENTENCE_WORDS[int(step) + 1]
+        made.append(" ".join(draw.choices(_WORDS, k=round(low + rest * (high - low)))))
+    draw.shuffle(made)
+    return made

@@ -1,0 +1,188 @@
+"""What a run found, as one JSON document: everything that is shown anywhere is in it.
+
+Samples are seconds, or bytes where the workload's unit is MB. The keys are those that tests/bench/test_report.py
+lists; a reader may rely on them within a major version of `format`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from torchless import __version__
+from torchless.bundle import Bundle
+from torchless.manifest import MANIFEST_NAME
+from torchless_bench.machine import describe_machine, load_average, source_commit
+from torchless_bench.plan import Comparison, Plan
+from torchless_bench.rounds import Outcome
+from torchless_bench.summary import paired_ratio, spread
+from torchless_bench.targets import Target, Verdict, judge
+from torchless_bench.workloads import WORKLOADS
+
+FORMAT = "1.0"
+
+# Logits of one model in float32 differ by less whoever computes them.
+_SAME_MODEL = 1e-3
+# A contender that takes more of a CPU when it has nothing to do slows the others down.
+_QUIET = 0.1
+# From this share of the machine on, other processes are felt, and not by all contenders alike: those whose threads
+# spin while they wait for each other lose most. A forward pass of PyTorch that takes 1 ms took 400 on 2 busy cores.
+_ALONE = 0.1
+
+
+def document(plan: Plan, outcome: Outcome, command: Sequence[str]) -> dict[str, Any]:
+    """Return the document of a run that has just been made; `command` is the command line that asked for it."""
+    found = {
+        "format": FORMAT,
+        "torchless": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "command": list(command),
+        "source": source_commit(),
+        "machine": describe_machine() | {"load_average": load_average()},
+        "settings": asdict(plan.settings),
+        "bundles": [{"path": str(bundle.path), "manifest_sha256": _digest(bundle)} for bundle in plan.bundles],
+        "contenders": _contenders(plan, outcome),
+        "workloads": [_workload(comparison, plan, outcome) for comparison in plan.comparisons],
+        "left_out": [{"workload": name, "reason": reason} for name, reason in plan.left_out.items()],
+        "targets": [asdict(target) | asdict(_verdict(target, plan, outcome)) for target in plan.targets],
+        "warnings": _warnings(plan, outcome),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))  # as one who reads the file will have it
+    return plain
+
+
+def to_json(report: dict[str, Any]) -> str:
+    """Return the document as indented JSON, each list of numbers on one line."""
+    lines = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    # A raw line break never stands within a JSON string, so this only finds what `indent` has set apart.
+    return _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", lines) + "\n"
+
+
+_NUMBERS = re.compile(r"\[\n([-+0-9.eE,\s]+)\n *\]")
+
+
+def _contenders(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
+    rows = {row.name: row for row in plan.contenders}
+    found = []
+    for name, standing in outcome.standings.items():
+        row = rows.get(name)
+        about = {
+            "name": name,
+            "what": row.what if row else None,
+            "model": str(row.model) if row else None,
+            "options": dict(row.options) if row else None,
+            "python": row.python or sys.executable if row else None,
+        }
+        found.append(about | asdict(standing))
+    return found
+
+
+def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    workload = comparison.workload
+    texts = plan.inputs.count(workload)
+    found = {
+        name: measured for name in comparison.contenders if (measured := outcome.measured.get((workload.name, name)))
+    }
+    # The one that was to be the baseline may have failed.
+    baseline = comparison.baseline if comparison.baseline in found else next(iter(found), None)
+    against = found[baseline].rounds if baseline is not None else ()
+    results = []
+    for name, measured in found.items():
+        shown = [[workload.unit.show(sample, texts) for sample in samples] for samples in measured.rounds]
+        results.append(
+            {
+                "contender": name,
+                "spread": asdict(spread(shown)),
+                "ratio": asdict(paired_ratio(against, measured.rounds, seed=plan.settings.seed)),
+                "others": measured.others,
+                "samples": [[round(sample, 8) for sample in samples] for samples in measured.rounds],
+            }
+        )
+    return {
+        "name": workload.name,
+        "what": workload.what,
+        "kind": workload.kind,
+        "unit": workload.unit.name,
+        "more_is_better": workload.unit.rate,
+        "rows": workload.rows,
+        "tokens": workload.tokens,
+        "texts": texts,
+        "baseline": baseline,
+        "results": results,
+    }
+
+
+def _verdict(target: Target, plan: Plan, outcome: Outcome) -> Verdict:
+    both = []
+    for name in (target.contender, target.against):
+        measured = outcome.measured.get((target.workload, name))
+        if measured is None:
+            return Verdict("not measured", _why(name, target.workload, plan, outcome))
+        both.append(measured)
+    if target.workload == "installed" and _pythons(plan, target)[0] == _pythons(plan, target)[1]:
+        return Verdict("not measured", "both were measured in one environment")
+    workload = next(row for row in WORKLOADS if row.name == target.workload)
+    verdict = judge(target, workload, both[0].rounds, both[1].rounds, seed=plan.settings.seed)
+    share = max(measured.others or 0.0 for measured in both)
+    if workload.unit.measure == "time" and share > _ALONE:
+        return replace(verdict, reason=f"doubtful, other processes took {share:.0%} of the machine")
+    return verdict
+
+
+def _why(name: str, workload: str, plan: Plan, outcome: Outcome) -> str:
+    standing = outcome.standings.get(name)
+    if standing is not None and standing.reason is not None:
+        return f"{name}: {standing.reason}"
+    return plan.left_out.get(workload, f"{name} took no part: --python {name}=PATH names its environment")
+
+
+def _pythons(plan: Plan, target: Target) -> list[str | None]:
+    rows = {row.name: row for row in plan.contenders}
+    return [rows[name].python for name in (target.contender, target.against)]
+
+
+def _warnings(plan: Plan, outcome: Outcome) -> list[str]:
+    """Say what makes figures of this run doubtful."""
+    found = [
+        f"{name}: its threads take {standing.idle:.0%} of a CPU while it has nothing to do, which slows the others down"
+        for name, standing in outcome.standings.items()
+        if standing.idle > _QUIET
+    ]
+    shares = [m.others for m in outcome.measured.values() if m.others is not None]
+    if shares and (share := sum(shares) / len(shares)) > _ALONE:
+        found.append(
+            f"other processes took {share:.0%} of the machine meanwhile, which costs contenders whose threads spin "
+            "(PyTorch, ONNX Runtime's defaults) the most: measure again on a quiet machine"
+        )
+    exact = [row.name for row in plan.contenders if row.exact]
+    for comparison in plan.comparisons:
+        if comparison.workload.kind != "forward":
+            continue
+        answers = {name: outcome.measured[comparison.workload.name, name].answer for name in exact
+                   if (comparison.workload.name, name) in outcome.measured}  # fmt: skip
+        for name in list(answers)[1:]:
+            first = next(iter(answers))
+            if not (apart := _distance(answers[first], answers[name])) <= _SAME_MODEL:  # nor if it is not a number
+                found.append(
+                    f"{comparison.workload.name}: the logits of {name} differ from those of {first} by {apart:.2g}: "
+                    "are they of one model?"
+                )
+    return found
+
+
+def _distance(a: Any, b: Any) -> float:
+    """Return the largest difference of two arrays of logits; infinity where they are not of one shape."""
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.abs(first - second).max(initial=0)) if first.shape == second.shape else float("inf")
+
+
+def _digest(bundle: Bundle) -> str | None:
+    return hashlib.sha256((bundle.path / MANIFEST_NAME).read_bytes()).hexdigest() if bundle.verified else None

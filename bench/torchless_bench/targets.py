@@ -1,0 +1,79 @@
+"""What is to be reached, as a table, and whether it was.
+
+Each row is a ratio within one run, so that it says the same on a fast machine and on a slow one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torchless_bench.summary import paired_ratio, spread
+from torchless_bench.workloads import Workload
+
+Rounds = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`contender` is to take at most the `at_least`-th part of what `against` takes on `workload`.
+
+    Attributes:
+        at_most: a bound on the contender's own median as well, in the workload's unit.
+    """
+
+    contender: str
+    workload: str
+    against: str
+    at_least: float
+    at_most: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.workload}: {self.contender} against {self.against}"
+
+
+# Of a DistilBERT shape on 2 cores with AVX512-VNNI; random weights will do, since only time and size count.
+TARGETS = (
+    Target("torchless-int8", "1x16", "bare-optimum-int8", 1.3),
+    Target("torchless-int8", "32x32", "bare-optimum-int8", 1.45),
+    Target("torchless-int8", "1x128", "bare-optimum-int8", 1.35),
+    Target("torchless-fp32", "32x32", "bare-optimum-fp32", 1.25),
+    Target("torchless-fp32", "1x16", "transformers-fp32", 2.5),
+    Target("torchless-export", "export", "optimum-export", 2.0, at_most=10),
+    Target("torchless-export", "installed", "optimum-export", 4.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a target.
+
+    Attributes:
+        verdict: "met", "not met", or "not measured".
+        reason: why it was not measured, or why the verdict is doubtful; None: neither.
+        ratio, low, high: as `summary.Ratio` has them; None: not measured.
+        value: the contender's own median in the workload's unit, where the target bounds it.
+    """
+
+    verdict: str
+    reason: str | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    value: float | None = None
+
+
+def judge(target: Target, workload: Workload, contender: Rounds, against: Rounds, *, seed: int = 0) -> Verdict:
+    """Judge `target` by the samples of both, round by round.
+
+    The median ratio decides, and the interval stands beside it: where that spans the target, more rounds are needed.
+
+    Raises:
+        ValueError: as `paired_ratio`.
+    """
+    found = paired_ratio(against, contender, seed=seed)
+    value = workload.unit.show(spread(contender).p50) if target.at_most is not None else None
+    met = found.median >= target.at_least and (
+        target.at_most is None or (value is not None and value <= target.at_most)
+    )
+    return Verdict("met" if met else "not met", None, found.median, found.low, found.high, value)

@@ -1,0 +1,215 @@
+"""What runs in a contender's own process: it loads one engine, and calls it when told to.
+
+    python worker.py TEMPORARY_DIRECTORY
+
+Run by its path, by any Python from 3.9, with the standard library and what the engine imports: a contender's
+interpreter need not have torchless. It takes one JSON object a line on standard input and answers each with one line:
+
+| request                                                   | answer                                    |
+|-----------------------------------------------------------|-------------------------------------------|
+| `{"op": "load", "engine", "needs", "options", "threads"}` | `{"versions", "seconds"}` or `{"skip"}`   |
+| `{"op": "prepare", "kind", "arguments", "warmup"}`        | `{"result", "idle"}`                      |
+| `{"op": "turn", "seconds", "calls", "measure"}`           | `{"samples", "idle", "cpu"}`              |
+| `{"op": "stop"}`                                          | none: the process ends                    |
+
+and any of them with `{"error": "one line"}`. Where standard input ends unasked, the benchmark is no more; the process
+then removes its temporary directory and kills its group and itself, so that nothing is left. What the engine prints
+goes to standard error.
+
+`engine` is the path of a file described in `engines/__init__.py`, `kind` the method of it that gives what is measured.
+`samples` are the seconds of each call where `measure` is "time", and what the calls returned where it is "value".
+`idle` is the share of one CPU that the process takes when it has nothing to do: other contenders would feel it. `cpu`
+is how many CPU seconds there were during the turn, how many were busy, and how many of these this process took; null
+where the system does not tell.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+# An answer is asked of the process only once its threads sleep, or after so long.
+_SETTLE_STEP, _SETTLE_LIMIT, _SETTLED = 0.02, 1.0, 0.05
+_SHOWN = 32  # rows of a result that are sent back to be compared
+
+
+class Worker:
+    """One engine and what is measured of it now."""
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+        self._call: Callable[[], Any] = _nothing_prepared
+        self._last = 0.0
+
+    def load(self, engine: str, needs: list[str], options: dict[str, Any], threads: int) -> dict[str, Any]:
+        """Import the engine's file and open the model, unless something that it needs is not here."""
+        missing = [name for name in needs if not _is_here(name)]
+        if missing:
+            return {"skip": f"{', '.join(missing)} not installed in {sys.executable}"}
+        start = time.perf_counter()
+        module = _import_file(engine)
+        problem = module.problem(options) if hasattr(module, "problem") else None
+        if problem is not None:
+            return {"skip": problem}
+        self._engine = module.Engine(options, threads)
+        seconds = time.perf_counter() - start
+        return {"versions": {"python": sys.version.split()[0]} | _versions(module.DISTRIBUTIONS), "seconds": seconds}
+
+    def prepare(self, kind: str, arguments: dict[str, Any], warmup: float) -> dict[str, Any]:
+        """Build the call to be measured and repeat it for `warmup` seconds, at least once."""
+        self._call = getattr(self._engine, kind)(**arguments)
+        start = time.perf_counter()
+        result = self._call()
+        self._last = time.perf_counter() - start
+        while time.perf_counter() - start < warmup:
+            begin = time.perf_counter()
+            self._call()
+            self._last = time.perf_counter() - begin
+        return {"result": _plain(result), "idle": _settle()}
+
+    def turn(self, seconds: float, calls: int, measure: str) -> dict[str, Any]:
+        """Measure for `seconds`, at least one and at most `calls` calls."""
+        before = _cpu_seconds()
+        samples = [float(self._call())] if measure == "value" else self._timed(seconds, calls)
+        after = _cpu_seconds()
+        cpu = [after[i] - before[i] for i in range(3)] if before and after else None
+        return {"samples": samples, "idle": _settle(), "cpu": cpu}
+
+    def _timed(self, seconds: float, calls: int) -> list[float]:
+        if self._last < seconds / 4:
+            # The others' turns have emptied the caches: where calls are short, the first is not like the rest.
+            self._call()
+        samples: list[float] = []
+        clock, call = time.perf_counter, self._call
+        end = clock() + seconds
+        while True:
+            start = clock()
+            call()
+            now = clock()
+            samples.append(now - start)
+            if now >= end or len(samples) >= calls:
+                break
+        self._last = samples[-1]
+        return samples
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    # Engines print; the benchmark must not read that as an answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    worker = Worker()
+    operations: dict[str, Callable[..., dict[str, Any]]] = {
+        "load": worker.load,
+        "prepare": worker.prepare,
+        "turn": worker.turn,
+    }
+    while True:
+        request = json.loads(requests.get())
+        if request["op"] == "stop":
+            return
+        operation = operations[request.pop("op")]
+        try:
+            answer = operation(**request)
+        except Exception as error:  # whatever an engine raises is told, and costs this contender alone
+            answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _read(requests: queue.SimpleQueue[bytes]) -> None:
+    """Queue the lines of standard input; at its end, clear up and end this process, even in the midst of a call."""
+    rest = b""
+    while data := os.read(0, 1 << 16):  # not sys.stdin, whose lock would be held when the interpreter shuts down
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            requests.put(line)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # it leads its group: in that are its own children
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even its package is
+        return False
+
+
+def _import_file(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("torchless_bench_engine", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of onnxruntime and onnxruntime-gpu one is there
+    return found
+
+
+def _settle() -> float:
+    """Wait until the process takes no CPU time, so that the next contender has the machine; returns the share it takes.
+
+    ONNX Runtime's threads spin for a while after a run, and so do OpenMP's.
+    """
+    end = time.perf_counter() + _SETTLE_LIMIT
+    while True:
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(_SETTLE_STEP)
+        share = (time.process_time() - used) / (time.perf_counter() - start)
+        if share < _SETTLED or time.perf_counter() > end:
+            return share
+
+
+def _cpu_seconds() -> tuple[float, float, float] | None:
+    """Return CPU seconds so far: those that the machine had, those it was busy, those of this process and its children.
+
+    From the first line of `/proc/stat` (Linux, proc_stat(5)): ticks in user, nice, system, idle, iowait, irq, softirq
+    and steal. None on other systems.
+    """
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in file.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return sum(ticks), sum(ticks) - ticks[3] - ticks[4], sum(os.times()[:4])
+
+
+def _plain(value: Any) -> Any:
+    """Return the first rows of a result as JSON can hold them; None for what it cannot."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value[:_SHOWN]]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if isinstance(value, (str, int, float, type(None))) else None
+
+
+def _nothing_prepared() -> Any:
+    raise RuntimeError("a turn was asked for before anything was prepared")
+
+
+if __name__ == "__main__":
+    main()

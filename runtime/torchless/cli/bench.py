@@ -1,0 +1,119 @@
+"""`torchless bench`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchless.cli import options
+from torchless.cli.output import whole_file
+from torchless.errors import InputError
+
+
+def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name for name in (value or "").split(",") if name)
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, metavar="BUNDLE...")
+@click.option("--contenders", callback=_names, metavar="NAME,...", help="[default: all whose models are given]")
+@click.option("--workloads", callback=_names, metavar="NAME,...", help="[default: a few; `all` for every one]")
+@click.option("--baseline", metavar="NAME", help="Whom the others are compared with.  [default: the first]")
+@click.option(
+    "--peers",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The peers' models, made by `python -m torchless_bench.prepare`.",
+)
+@click.option("--onnx", multiple=True, metavar="NAME=FILE", help="Another graph, run by a bare script.")
+@click.option("--python", "pythons", multiple=True, metavar="NAME=PATH", help="A contender's own interpreter.")
+@click.option("--texts", metavar="FILE", help="For the workload `texts`.  [default: made-up sentences]")
+@click.option("--targets", is_flag=True, help="Measure what the project's targets speak of, and judge them.")
+@options.threads
+@click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of each contender.  [default: 5]")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), metavar="S", help="Of a turn.  [default: 0.05]")
+@click.option("--time-limit", type=click.FloatRange(1), metavar="S", help="For one answer.  [default: 300]")
+@click.option("--seed", type=int, metavar="N", help="Of texts, ids and turns.  [default: 0]")
+@click.option("--output", type=click.Path(dir_okay=False), metavar="FILE", help="Everything measured, as JSON.")
+@click.option("--list", "show_list", is_flag=True, help="Show the contenders, workloads and targets there are.")
+@options.debug
+def command(
+    bundles: tuple[str, ...],
+    contenders: tuple[str, ...],
+    workloads: tuple[str, ...],
+    baseline: str | None,
+    peers: Path | None,
+    onnx: tuple[str, ...],
+    pythons: tuple[str, ...],
+    texts: str | None,
+    targets: bool,
+    output: str | None,
+    show_list: bool,
+    **settings: Any,
+) -> None:
+    """Measure BUNDLE: variant against variant, CPU against GPU, and against the peers installed.
+
+    Each contender has a process of its own and works while the others wait, in turns whose order changes from round
+    to round; ratios are taken within a round. What is not installed is skipped, with the reason.
+
+    \b
+    Examples:
+      torchless bench sst2
+      torchless bench sst2 sst2-by-graph --workloads 1x16,32x32 --rounds 15 --output bench.json
+      torchless bench peers/bundle --peers peers --python transformers5=other/bin/python
+      torchless bench peers/bundle --peers peers --targets
+    """
+    bench = _benchmark()
+    if show_list:
+        _show_list(bench)
+        return
+    if not bundles:
+        raise click.UsageError("nothing to measure: give a bundle, or --list")
+    try:
+        interpreters, files = bench.named(pythons, "--python"), bench.named(onnx, "--onnx")
+        if not files:  # else the contenders' names are learned from the disk
+            rows = bench.table_of([Path(bundle) for bundle in bundles])
+            bench.choose(rows, [*contenders, *([baseline] if baseline else [])], "the contender")
+        bench.choose(bench.WORKLOADS, workloads, "the workload")
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
+    with contextlib.ExitStack() as stack:
+        # Before the measuring, not after it, is the time to learn that it cannot be written.
+        stream = stack.enter_context(whole_file(output)) if output is not None else None
+        plan = bench.make_plan(
+            bundles,
+            peers=peers,
+            contenders=contenders,
+            workloads=workloads,
+            baseline=baseline,
+            pythons=interpreters,
+            onnx=files,
+            texts=texts,
+            targets=targets,
+            settings=bench.Settings(**{name: value for name, value in settings.items() if value is not None}),
+        )
+        outcome = bench.run(plan, lambda line: click.echo(line, err=True))
+        report = bench.document(plan, outcome, ["torchless", *sys.argv[1:]])
+        if stream is not None:
+            stream.write(bench.to_json(report).encode())
+    click.echo(bench.text_table(report))
+    if any(row["status"] == "failed" for row in report["contenders"]):
+        raise click.exceptions.Exit(1)
+
+
+def _benchmark() -> Any:
+    if importlib.util.find_spec("torchless_bench") is None:
+        raise InputError("the benchmark is not installed: pip install torchless again, whole")
+    return importlib.import_module("torchless_bench")
+
+
+def _show_list(bench: Any) -> None:
+    click.echo("contenders\n" + bench.listing([(row.name, row.what) for row in bench.CONTENDERS]))
+    click.echo("workloads\n" + bench.listing([(row.name, row.what) for row in bench.WORKLOADS]))
+    click.echo("targets\n" + bench.listing([(str(row), f"at least {row.at_least:g}x") for row in bench.TARGETS]))
