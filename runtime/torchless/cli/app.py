@@ -52,6 +52,7 @@ def app(ctx: click.Context, debug: bool) -> None:
     torchless run my-bundle "What a film!"        the bundle answers
     torchless explain my-bundle "What a film!"    every step of one answer
     torchless inspect my-bundle                   what a bundle holds, and how far it can be trusted
+    torchless bench my-bundle                     how fast it is here, beside its peers
     torchless doctor                              what is installed here, and what works
     """
     # `--debug` is read by `run_process`, which has to know it before anything can fail.
