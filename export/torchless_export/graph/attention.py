@@ -21,9 +21,14 @@ from torchless_export.graph.spec import Spec
 from torchless_export.graph.tensors import Tensors, scaled
 from torchless_export.weights import Float32
 
-__all__ = ["Attention"]
+__all__ = ["Attention", "sequence_first"]
 
 _QUERY, _KEY, _VALUE = range(3)
+
+
+def sequence_first(family: Family, form: Form) -> bool:
+    """Whether hidden states are (sequence, batch, hidden) instead of (batch, sequence, hidden)."""
+    return form.attention == "strided" and not family.rotary
 
 
 class Attention:
@@ -58,18 +63,37 @@ class Attention:
         bias = self._bias.add(layer, first=first, square=self._form.attention == "multi-head")
         if self._form.attention == "multi-head":
             context = self._multi_head(query, key, value, bias, first, name)
+            shape: tuple[int, ...] = (-1, width) if first else ()
+        elif sequence_first(self._family, self._form):
+            context = self._strided(query, key, value, bias, first, name)
+            shape = (-1, width) if first else (0, 0, width)
         else:
-            query, key, value = self._heads(query, key, value, first, name)
-            scores = graph.add("MatMul", query, key, name=f"{name}.scores")
-            scores = graph.add("Add", scores, bias, name=f"{name}.scores")
-            context = graph.add("MatMul", graph.add("Softmax", scores, name=name, axis=-1), value, name=name)
-            if not first:
-                context = graph.add("Transpose", context, name=name, perm=[0, 2, 1, 3])
-        if first:
-            context = graph.add("Reshape", context, graph.ints(-1, width), name=name)
-        elif self._form.attention == "matmul":
-            context = graph.add("Reshape", context, graph.ints(0, 0, width), name=name)
-        return self._output(layer, context)
+            context = self._matmul(query, key, value, bias, first, name)
+            shape = (-1, width) if first else (0, 0, width)
+        return self._output(layer, graph.add("Reshape", context, graph.ints(*shape), name=name) if shape else context)
+
+    def _matmul(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
+        """Return (batch, sequence, heads, size), or (batch, heads, 1, size) for the first token."""
+        graph = self._graph
+        query, key, value = self._heads(query, key, value, first, name)
+        scores = graph.add("Add", graph.add("MatMul", query, key, name=name), bias, name=name)
+        context = graph.add("MatMul", graph.add("Softmax", scores, name=name, axis=-1), value, name=name)
+        return context if first else graph.add("Transpose", context, name=name, perm=[0, 2, 1, 3])
+
+    def _strided(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
+        """Return (sequence, batch, heads, size), or (batch, heads, 1, size) for the first token."""
+        graph, heads, size = self._graph, self._spec.sizes["heads"], self._spec.head_size
+
+        def apart(tensor: str, *front: int) -> str:
+            return graph.add("Reshape", tensor, graph.ints(*front, size), name=name)
+
+        product = partial(graph.add, "FusedMatMul", name=name, domain=MICROSOFT)
+        keys, values = apart(key, 0, 0, heads), apart(value, 0, 0, heads)
+        queries = apart(query, 0, heads, 1) if first else apart(query, 0, 0, heads)
+        scores = product(queries, keys, transBatchA=int(not first), transB=1, transBatchB=1)
+        attention = graph.add("Softmax", graph.add("Add", scores, bias, name=name), name=name, axis=-1)
+        context = product(attention, values, transBatchB=1)
+        return context if first else graph.add("Transpose", context, name=name, perm=[2, 0, 1, 3])
 
     def _multi_head(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
         graph, sizes = self._graph, self._spec.sizes

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from torchless.errors import CheckpointError
-from torchless_export.graph.attention import Attention
+from torchless_export.graph.attention import Attention, sequence_first
 from torchless_export.graph.families import Embeddings, Family, Norm
 from torchless_export.graph.form import Form
 from torchless_export.graph.nodes import MICROSOFT, Graph
@@ -30,7 +30,7 @@ class Encoder:
         self._family = family
         self._spec = spec
         self._form = form
-        self._positions = Positions(graph)
+        self._positions = Positions(graph, 0 if sequence_first(family, form) else 1)
         bias = ScoreBias(graph, tensors, family, spec, self._positions)
         self._attention = Attention(graph, tensors, family, spec, form, bias)
 
@@ -47,9 +47,12 @@ class Encoder:
         last, final = self._spec.layers - 1, self._family.final_norm
         add_layer = self._norm_first_layer if self._family.layer.norm_first else self._norm_last_layer
         x = self._embed()
+        turned = output if self._positions.axis == 0 and not final and not first else ""
         for layer in range(last + 1):
             read = first and layer == last and self._form.last_layer == "read"
-            x = add_layer(layer, x, first=read, output=output if layer == last and not final else "")
+            x = add_layer(layer, x, first=read, output=output if layer == last and not final and not turned else "")
+        if turned:
+            return self._graph.add("Transpose", x, name="batch_first", output=output, perm=[1, 0, 2])
         if first and self._form.last_layer == "whole":
             x = self._first_token(x)
         return self.norm(x, final, self._tensors.path(final), output) if final else x
@@ -57,18 +60,24 @@ class Encoder:
     def _embed(self) -> str:
         graph, tensors, spec, parts = self._graph, self._tensors, self._spec, self._family.embeddings
         word = f"{tensors.path(parts.word)}.weight"
-        x = graph.add("Gather", graph.constant(word, lambda: tensors.read(word)), "input_ids", name="embeddings")
+        ids = self._along("input_ids")
+        x = graph.add("Gather", graph.constant(word, lambda: tensors.read(word)), ids, name="embeddings")
         if parts.token_type and spec.token_types:
             types = f"{tensors.path(parts.token_type)}.weight"
             table = graph.constant(types, lambda: tensors.read(types))
-            x = graph.add("Add", x, graph.add("Gather", table, "token_type_ids", name="token_types"), name="embeddings")
+            x = graph.add(
+                "Add",
+                x,
+                graph.add("Gather", table, self._along("token_type_ids"), name="token_types"),
+                name="embeddings",
+            )
         if parts.position:
-            x = graph.add("Add", x, self._position_rows(parts), name="embeddings")
+            x = graph.add("Add", x, self._position_rows(parts, ids), name="embeddings")
         x = self.norm(x, parts.norm, tensors.path(parts.norm))
         projection = tensors.projection
         return add_dense(graph, tensors, x, projection, tensors.path(projection), self._form) if projection else x
 
-    def _position_rows(self, parts: Embeddings) -> str:
+    def _position_rows(self, parts: Embeddings, ids: str) -> str:
         tensors, spec = self._tensors, self._spec
         if parts.position is None:
             raise TypeError("a family without a position table has no rows of it")
@@ -86,8 +95,14 @@ class Encoder:
             return total
 
         if parts.count_from_pad:
-            return self._positions.counted_rows(name, table, spec.pad)
-        return self._positions.first_rows(name, table)
+            return self._positions.counted_rows(ids, name, table, spec.pad)
+        return self._positions.rows(name, table)
+
+    def _along(self, ids: str) -> str:
+        """Return an input with its axes in the order of the hidden states'."""
+        return (
+            ids if self._positions.axis == 1 else self._graph.add("Transpose", ids, name="sequence_first", perm=[1, 0])
+        )
 
     def _norm_last_layer(self, layer: int, x: str, *, first: bool, output: str) -> str:
         parts = self._family.layer
@@ -133,4 +148,4 @@ class Encoder:
         return [self._graph.constant(name, partial(self._tensors.read, name)) for name in names]
 
     def _first_token(self, x: str) -> str:
-        return self._graph.add("Gather", x, self._graph.index(0), name="first_token", axis=1)
+        return self._graph.add("Gather", x, self._graph.index(0), name="first_token", axis=self._positions.axis)

@@ -19,8 +19,9 @@ class Form:
 
     Attributes:
         qkv: queries, keys and values as three products, or as one product that is split.
-        attention: "matmul": MatMul, Softmax, MatMul of ONNX; "multi-head": one `com.microsoft.MultiHeadAttention`.
-            What an architecture adds to the scores from queries and keys (DeBERTa) is always "matmul".
+        attention: "matmul": MatMul, Softmax, MatMul of ONNX; "strided": the same with hidden states of (sequence,
+            batch, hidden), whose heads `com.microsoft.FusedMatMul` reads where they lie, without a copy (with rotary
+            positions as "matmul"); "multi-head": one `com.microsoft.MultiHeadAttention`.
         gelu: the exact gelu as "gelu" (ONNX, opset 20), "contrib" (`com.microsoft.Gelu`), "bias" (`BiasGelu`, which
             adds the bias too), or "erf" (spelt out).
         norm: "layer": Add, then LayerNormalization; "skip": one `com.microsoft.SkipLayerNormalization`.
@@ -28,7 +29,7 @@ class Form:
     """
 
     qkv: Literal["three", "one"] = "three"
-    attention: Literal["matmul", "multi-head"] = "multi-head"
+    attention: Literal["matmul", "strided", "multi-head"] = "multi-head"
     gelu: Literal["gelu", "contrib", "bias", "erf"] = "gelu"
     norm: Literal["layer", "skip"] = "layer"
     last_layer: Literal["read", "whole"] = "read"
@@ -39,7 +40,7 @@ _DEFAULTS: dict[Target, Form] = {
     "cuda": Form(qkv="one", attention="multi-head", gelu="bias", norm="skip"),
 }
 _CANDIDATES: dict[Target, tuple[Form, ...]] = {
-    "cpu": (Form(), Form(qkv="one"), Form(attention="matmul")),
+    "cpu": (Form(), Form(qkv="one"), Form(attention="strided"), Form(attention="matmul")),
     "cuda": (_DEFAULTS["cuda"], Form(attention="multi-head", gelu="bias", norm="skip")),
 }
 

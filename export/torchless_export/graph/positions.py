@@ -17,10 +17,15 @@ _INT64 = 7  # onnx.TensorProto.INT64
 
 
 class Positions:
-    """The positions of one graph's `input_ids`; what several parts need is added once."""
+    """The positions of one graph's `input_ids`; what several parts need is added once.
 
-    def __init__(self, graph: Graph) -> None:
+    Attributes:
+        axis: that of the sequence in hidden states: 1, or 0 for (sequence, batch, hidden).
+    """
+
+    def __init__(self, graph: Graph, axis: int) -> None:
         self._graph = graph
+        self.axis = axis
         self._length = ""
 
     def first_rows(self, name: str, table: Callable[[], NDArray[Any]]) -> str:
@@ -31,16 +36,20 @@ class Positions:
         zero = graph.ints(0)
         return graph.add("Slice", graph.constant(name, table), zero, self._length, zero, name="positions")
 
-    def counted_rows(self, name: str, table: Callable[[], NDArray[Any]], pad: int) -> str:
-        """Return the rows that RoBERTa's positions name: (batch, sequence, width).
+    def rows(self, name: str, table: Callable[[], NDArray[Any]]) -> str:
+        """Return the rows of a position table, (sequence, width), or (sequence, 1, width) where that is first."""
+        return self.first_rows(name, (lambda: table()[:, None]) if self.axis == 0 else table)
+
+    def counted_rows(self, ids: str, name: str, table: Callable[[], NDArray[Any]], pad: int) -> str:
+        """Return the rows that RoBERTa's positions name: the shape of `ids`, then width.
 
         Ids other than `pad` are counted from 1, and pad tokens are 0 (`create_position_ids_from_input_ids`); these
         number the rows of `table`, whose first is the pad token's.
         """
         graph = self._graph
-        same = graph.add("Equal", "input_ids", graph.index(pad), name="positions")
+        same = graph.add("Equal", ids, graph.index(pad), name="positions")
         token = graph.add("Cast", graph.add("Not", same, name="positions"), name="positions", to=_INT64)
-        count = graph.add("CumSum", token, graph.index(1), name="positions")
+        count = graph.add("CumSum", token, graph.index(self.axis), name="positions")
         number = graph.add("Mul", count, token, name="positions")
         return graph.add("Gather", graph.constant(name, table), number, name="positions")
 

@@ -127,7 +127,7 @@ def cases(draw: Any) -> dict[str, Any]:
         "mask": draw(st.sampled_from(["none", "right", "left", "holes", "one"])),
         "form": Form(
             qkv=draw(st.sampled_from(["three", "one"])),
-            attention=draw(st.sampled_from(["matmul", "multi-head"])),
+            attention=draw(st.sampled_from(["matmul", "strided", "multi-head"])),
             gelu=draw(st.sampled_from(["gelu", "contrib", "bias", "erf"])),
             norm=draw(st.sampled_from(["layer", "skip"])),
             last_layer=draw(st.sampled_from(["read", "whole"])),
