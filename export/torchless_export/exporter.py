@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import hashlib
-import importlib.metadata
-import json
 import os
-import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
-from torchless.bundle import Bundle
-from torchless.errors import CheckpointError, InputError, ParityError, TorchlessError, TorchlessWarning, one_line
-from torchless.hub_layout import read_tokenizer_spec
-from torchless.limits import position_limit
-from torchless.manifest import GRAPH_INPUTS, MANIFEST_NAME, FileEntry, Manifest, OutputSpec, Variant
-from torchless.pipelines.base import Pipeline
-from torchless.pipelines.tasks import find_task
-from torchless_export import optimum_converter, parity
+from torchless.errors import InputError, ParityError
+from torchless.manifest import MANIFEST_NAME, Variant
+from torchless_export import converters, parity, tuning
+from torchless_export.bundling import Bundling, save
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
-from torchless_export.pytorch_reference import PyTorchReference
+from torchless_export.converters import Converter
+from torchless_export.graph import Form, candidates
+from torchless_export.originals import Original, open_original
+from torchless_export.parity import Arrays, Parity
 from torchless_export.quantize import quantize_dynamic_int8
 from torchless_export.report import ExportReport, VariantReport
 from torchless_export.texts import TextInput, TextSet, default_texts, load_texts, over_long
+from torchless_export.tuning import Shape, Tuning
 from torchless_export.writer import DirectoryWriter
 
 VARIANTS = ("fp32", "int8")
-CONVERTERS = ("auto", "optimum")
-FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
 # What the gate keeps of a text: every length up to here is judged, and a model of 8,192 positions need not
 # hold 8,192 x 8,192 attention weights for it.
 _JUDGED_LENGTH = 1024
-# Protobuf's own limit is 2 GiB; a graph needs some room beside its weights.
-_INLINE_LIMIT = (2 << 30) - (64 << 20)
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +45,7 @@ def export(
     converter: str = "auto",
     calibration: str | os.PathLike[str] | Sequence[TextInput] | None = None,
     min_agreement: float = 0.99,
-    tune: Any = None,
+    tune: bool | str | Sequence[str | Shape] | None = None,
     force: bool = False,
     revision: str | None = None,
     progress: Progress = lambda step, done, total: None,
@@ -67,10 +57,13 @@ def export(
         bundle: the directory to make; made whole, or left as it was.
         variants: of "fp32" and "int8".
         task: "text-classification" or "feature-extraction"; None: what the config says.
-        converter: "optimum", or "auto" to choose.
+        converter: "graph", which writes the graph from the weights, "optimum", which has PyTorch trace the model, or
+            "auto": the first where it knows the architecture.
         calibration: texts that judge, as a file or a sequence; None: the set that ships with this package.
         min_agreement: the share of answers that a variant other than fp32 must keep.
-        tune: not there yet; only None is taken.
+        tune: time the few forms that a graph can be written in, on this machine, and keep the fastest that passes:
+            True, or the shapes (batch, tokens) to time, as "1x16,32x32" or a sequence of such; None: the form that
+            won where it was measured before.
         force: replace an existing bundle.
         revision: branch, tag or commit, for a hub id; the commit is recorded.
         progress: called with (step, done, total) as the export goes on.
@@ -86,18 +79,25 @@ def export(
     """
     chosen = _check_variants(variants)
     min_agreement = check_min_agreement(min_agreement)
-    if converter not in CONVERTERS:
-        raise InputError(f"converter is {converter!r}, wanted one of {', '.join(CONVERTERS)}")
-    if tune is not None:
-        raise InputError("tune: the optimum converter has nothing to tune; leave it out")
+    if converter not in converters.NAMES:
+        raise InputError(f"converter is {converter!r}, wanted one of {', '.join(converters.NAMES)}")
+    shapes = tuning.read_shapes(tune)
     clock = _Clock(progress)
     with DirectoryWriter(bundle, force=force) as writer:
         with clock.step("read"):
             source = open_checkpoint(checkpoint, task=task, revision=revision)
             texts = load_texts(calibration)
-            optimum_converter.check_supported(source)
+            way = converters.choose_converter(converter, source)
+            if shapes and not way.tunable:
+                raise InputError(f"{source.name}: tune: the converter {way.name} has nothing to tune; leave it out")
         try:
-            report, manifest = _build(source, texts, chosen, min_agreement, writer.folder, clock)
+            with clock.step("load"):
+                original = open_original(source)
+            bundling = Bundling(source, original, way.name, writer.folder)
+            making = _Making(source, original, way, texts, bundling, shapes, clock)
+            for variant in chosen:
+                making.make(variant)
+            report = making.judge(chosen, min_agreement)
         except OSError as error:
             raise writer.refusal(error) from error
         if not report.passed:
@@ -105,200 +105,148 @@ def export(
             raise ParityError(f"{source.name}: {name} refused: {failed.failures[0]}; nothing was written", report)
         with clock.step("write"):
             try:
-                (writer.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
+                (writer.folder / MANIFEST_NAME).write_text(bundling.manifest.to_json(), encoding="utf-8", newline="\n")
             except OSError as error:
                 raise writer.refusal(error) from error
             writer.commit()
         return replace(report, bundle=writer.target, seconds=clock.seconds)
 
 
-def _build(
-    source: Checkpoint, texts: TextSet, variants: Sequence[str], min_agreement: float, folder: Path, clock: _Clock
-) -> tuple[ExportReport, Manifest]:
-    """Fill `folder` with the bundle's files and judge them; returns the report and the manifest to write."""
-    with clock.step("load"):
-        reference = PyTorchReference(source)
-    with clock.step("convert"), _scratch(folder) as scratch:
-        graph = onnx.load(optimum_converter.convert(reference, source, scratch))
-    reference.save_tokenizer(folder)
-    inputs = _graph_inputs(source, graph)
-    manifest = _describe(source, reference, graph, inputs, folder)
-    _save(graph, folder / FILES["fp32"])
-    manifest = _with_variant(manifest, folder, "fp32", graph, inputs, source)
-    quantization: dict[str, Any] = {}
-    length = min(manifest.tokenizer.max_length or _JUDGED_LENGTH, _JUDGED_LENGTH)
-    if "int8" in variants:
-        with clock.step("quantize") as tell:
-            batches = _calibration_batches(Bundle(folder, manifest), texts, length)
+class _Making:
+    """The variants of one bundle: each written in a form, judged, and written in another where that one fails."""
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        original: Original,
+        converter: Converter,
+        texts: TextSet,
+        bundling: Bundling,
+        shapes: Sequence[Shape],
+        clock: _Clock,
+    ) -> None:
+        self._source = source
+        self._original = original
+        self._converter = converter
+        self._texts = texts
+        self._bundling = bundling
+        self._shapes = shapes
+        self._clock = clock
+        self._length = min(bundling.manifest.tokenizer.max_length or _JUDGED_LENGTH, _JUDGED_LENGTH)
+        self._calibration: list[Arrays] | None = None
+        self._quantization: dict[str, Any] = {}
+        self._tunings: dict[str, Tuning] = {}
+        # The graph in float32 that was made last, since every variant starts from one.
+        self._graphs: dict[Form | None, onnx.ModelProto] = {}
+
+    def make(self, name: str) -> None:
+        """Write the variant `name`, in the fastest form where forms are to be timed."""
+        if self._shapes:
+            self._tunings[name] = self._tune(name)
+        self._write(name, self._tunings[name].trials[0].form if self._shapes else None)
+
+    def judge(self, variants: Sequence[str], min_agreement: float) -> ExportReport:
+        """Run the gate; a variant that fails is written in its next form, and judged again, until one passes."""
+        verdicts = self._judge(variants, min_agreement)
+        tried = dict.fromkeys(variants, 1)
+        while again := [
+            name
+            for name, verdict in verdicts.items()
+            if not verdict.passed and name in self._tunings and tried[name] < len(self._tunings[name].trials)
+        ]:
+            for name in again:
+                self._write(name, self._tunings[name].trials[tried[name]].form)
+                tried[name] += 1
+            verdicts |= self._judge(again, min_agreement)
+        for name, verdict in verdicts.items():
+            self._bundling.judged(name, verdict.to_manifest())
+        return ExportReport(
+            checkpoint=self._source.name,
+            bundle=None,
+            task=self._source.task.name,
+            architecture=self._source.architecture,
+            converter=self._converter.name,
+            variants={
+                name: VariantReport(
+                    size=self._bundling.size(name),
+                    parity=verdicts[name],
+                    quantization=self._quantization.get(name),
+                    tuning=self._bundling.manifest.variants[name].tuning,
+                )
+                for name in variants
+            },
+            seconds=self._clock.seconds,
+        )
+
+    def _write(self, name: str, form: Form | None) -> None:
+        graph, variant = self._variant(name, form, calibrated=True)
+        tuned = self._tunings.get(name)
+        if tuned is not None and form is not None:
+            variant = replace(variant, tuning=tuned.to_manifest(form))
+        self._quantization[name] = variant.quantization
+        self._bundling.put(name, graph, variant)
+
+    def _variant(self, name: str, form: Form | None, *, calibrated: bool) -> tuple[onnx.ModelProto, Variant]:
+        """Return the variant's graph in a form and its description."""
+        graph = self._graph(form)
+        if name == "fp32":
+            return graph, self._bundling.describe(name, graph)
+        with self._clock.step("quantize") as tell:
+            batches = self._calibrating(graph) if calibrated else []
             quantized = quantize_dynamic_int8(graph, batches, progress=tell)
-            _save(quantized.model, folder / FILES["int8"])
-            quantization["int8"] = quantized.saturation | {"embeddings": len(quantized.embeddings)}
-            manifest = _with_variant(
-                manifest,
-                folder,
-                "int8",
-                quantized.model,
-                inputs,
-                source,
-                isa=quantized.isa,
-                quantization=quantization["int8"],
+            record = quantized.saturation | {"embeddings": len(quantized.embeddings)}
+            described = self._bundling.describe(name, quantized.model, isa=quantized.isa, quantization=record)
+            return quantized.model, described
+
+    def _graph(self, form: Form | None) -> onnx.ModelProto:
+        if form not in self._graphs:
+            self._graphs.clear()
+            with self._clock.step("convert"), self._bundling.scratch() as scratch:
+                self._graphs[form] = self._converter.convert(self._source, self._original, form, scratch)
+        return self._graphs[form]
+
+    def _tune(self, name: str) -> Tuning:
+        longest = self._bundling.manifest.tokenizer.position_limit
+        if longest is not None and any(tokens > longest for _, tokens in self._shapes):
+            raise InputError(f"{self._source.name}: its position table holds {longest} tokens; tune at shorter shapes")
+        forms = candidates("cpu")
+        with self._bundling.scratch() as scratch:
+            paths = {}
+            for number, form in enumerate(forms):
+                graph, variant = self._variant(name, form, calibrated=False)
+                paths[form] = scratch / f"{number}.onnx"
+                save(graph, paths[form])
+            with self._clock.step("tune") as tell:
+                vocabulary = int(self._source.config["vocab_size"])
+                return tuning.tune(paths, variant, self._shapes, vocabulary=vocabulary, progress=tell)
+
+    def _calibrating(self, graph: onnx.ModelProto) -> list[Arrays]:
+        """Return the calibrating texts as graph inputs: alone and together, since a batch shares its range."""
+        if self._calibration is None:
+            rows, names = list(self._texts.calibrating), [i.name for i in graph.graph.input]
+            batches: list[Sequence[TextInput]] = [[text] for text in rows[: len(rows) // 2]]
+            if self._bundling.manifest.tokenizer.pad_id is not None:
+                batches += [rows[i : i + 16] for i in range(0, len(rows), 16)]
+            encoded = (self._original.encode(batch, self._length) for batch in batches)
+            # A tokenizer that gives no token types means the first one.
+            self._calibration = [
+                {name: arrays.get(name, np.zeros_like(arrays["input_ids"])) for name in names} for arrays in encoded
+            ]
+        return self._calibration
+
+    def _judge(self, variants: Sequence[str], min_agreement: float) -> dict[str, Parity]:
+        self._graphs.clear()
+        with self._clock.step("compare") as tell, contextlib.ExitStack() as stack:
+            return parity.judge(
+                {name: stack.enter_context(self._bundling.open(name)) for name in variants},
+                self._original,
+                (*self._texts.judging, over_long(self._texts.judging, 8 * self._length)),
+                source=self._texts.source,
+                max_length=self._length,
+                min_agreement=min_agreement,
+                ids_only=default_texts(),
+                progress=tell,
             )
-    del graph
-    with clock.step("compare") as tell, contextlib.ExitStack() as stack:
-        whole = Bundle(folder, manifest)
-        verdicts = parity.judge(
-            {name: stack.enter_context(_open(whole, name)) for name in variants},
-            reference,
-            (*texts.judging, over_long(texts.judging, 8 * length)),
-            source=texts.source,
-            max_length=length,
-            min_agreement=min_agreement,
-            ids_only=default_texts(),
-            progress=tell,
-        )
-    sizes = {entry.path: entry.size for entry in manifest.files}
-    report = ExportReport(
-        checkpoint=source.name,
-        bundle=None,
-        task=source.task.name,
-        architecture=source.architecture,
-        converter=optimum_converter.NAME,
-        variants={
-            name: VariantReport(
-                size=sum(sizes[path] for path in manifest.variants[name].files),
-                parity=verdicts[name],
-                quantization=quantization.get(name),
-            )
-            for name in variants
-        },
-        seconds=clock.seconds,
-    )
-    kept = {name: replace(manifest.variants[name], parity=verdicts[name].to_manifest()) for name in variants}
-    for name in manifest.variants.keys() - kept.keys():
-        for path in manifest.variants[name].files:
-            (folder / path).unlink()
-    dropped = {p for name in manifest.variants.keys() - kept.keys() for p in manifest.variants[name].files}
-    return report, replace(manifest, variants=kept, files=tuple(f for f in manifest.files if f.path not in dropped))
-
-
-def _describe(
-    source: Checkpoint, reference: PyTorchReference, graph: onnx.ModelProto, inputs: Sequence[str], folder: Path
-) -> Manifest:
-    """Return the manifest of the bundle without its variants, having written `config.json`."""
-    (folder / "config.json").write_bytes((source.path / "config.json").read_bytes())
-    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-    tokenizer_config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    spec = read_tokenizer_spec(tokenizer, tokenizer_config, dict(source.config), position_limit(source.config))
-    names = sorted(path.name for path in folder.iterdir() if path.suffix == ".json")
-    return Manifest(
-        task=source.task.name,
-        architecture=source.architecture,
-        labels=source.labels,
-        problem_type=source.problem_type,
-        tokenizer=replace(spec, inputs=tuple(name for name in inputs if name in spec.inputs)),
-        files=tuple(_entry(folder, name) for name in names),
-        variants={},
-        provenance={
-            "checkpoint": source.name,
-            "revision": source.revision,
-            "weights_sha256": source.weights_sha256(),
-            "created": _now(),
-            "reference": reference.name,
-            "versions": _versions(),
-        },
-    )
-
-
-def _with_variant(
-    manifest: Manifest,
-    folder: Path,
-    name: str,
-    graph: onnx.ModelProto,
-    inputs: Sequence[str],
-    source: Checkpoint,
-    *,
-    isa: Sequence[str] = (),
-    quantization: Mapping[str, Any] | None = None,
-) -> Manifest:
-    files = [FILES[name], *(data for data in [FILES[name] + ".data"] if (folder / data).exists())]
-    variant = Variant(
-        files=tuple(files),
-        precision=name,
-        device="cpu" if name == "int8" else "any",
-        isa=tuple(isa),
-        converter=optimum_converter.NAME,
-        opset=next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")),
-        inputs=dict.fromkeys(inputs, "int64"),
-        output=OutputSpec(source.task.output, "float32", source.task.axes),
-        session={"disabled_optimizers": ["SkipLayerNormFusion"]},
-        quantization=quantization,
-    )
-    entries = manifest.files + tuple(_entry(folder, path) for path in files)
-    return replace(manifest, files=entries, variants={**manifest.variants, name: variant})
-
-
-def _graph_inputs(source: Checkpoint, graph: onnx.ModelProto) -> list[str]:
-    names = [i.name for i in graph.graph.input]
-    outputs = [o.name for o in graph.graph.output]
-    if "input_ids" not in names or not set(names) <= set(GRAPH_INPUTS) or source.task.output not in outputs:
-        raise CheckpointError(
-            f"{source.path}: the exported graph takes {names} and gives {outputs}, wanted some of "
-            f"{', '.join(GRAPH_INPUTS)} and {source.task.output}: this architecture does not run here"
-        )
-    return names
-
-
-def _calibration_batches(bundle: Bundle, texts: TextSet, length: int) -> list[Mapping[str, Any]]:
-    """Return the calibrating texts as graph inputs: alone and together, since a batch shares its range."""
-    with _open(bundle, "fp32") as pipeline:
-        rows = list(texts.calibrating)
-        alone = [pipeline.preprocess(text, truncation=True, max_length=length) for text in rows[: len(rows) // 2]]
-        if pipeline.tokenizer_spec.pad_id is None:
-            return list(alone)
-        together = [
-            pipeline.preprocess(rows[i : i + 16], truncation=True, max_length=length) for i in range(0, len(rows), 16)
-        ]
-        return [*alone, *together]
-
-
-@contextlib.contextmanager
-def _open(bundle: Bundle, variant: str) -> Iterator[Pipeline]:
-    """Open a variant on the CPU as the runtime does; that it may not suit this processor is no news here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TorchlessWarning)
-        open_pipeline = find_task(bundle.manifest.task).load()
-        pipeline = open_pipeline(bundle, device="cpu", variant=variant, profile="throughput")
-    with pipeline:
-        yield pipeline
-
-
-def _save(graph: onnx.ModelProto, path: Path) -> None:
-    try:
-        if graph.ByteSize() < _INLINE_LIMIT:
-            path.write_bytes(graph.SerializeToString())
-        else:
-            onnx.save(graph, path, save_as_external_data=True, location=path.name + ".data", size_threshold=1024)
-    except (ValueError, RuntimeError) as error:  # protobuf's refusals
-        if isinstance(error, TorchlessError):
-            raise
-        raise CheckpointError(f"{path.name}: the graph cannot be written: {one_line(str(error), 200)}") from error
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A directory on the target's file system for what is not part of the bundle, removed at the end."""
-    scratch = folder / ".scratch"
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _entry(folder: Path, name: str) -> FileEntry:
-    with (folder / name).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(name, (folder / name).stat().st_size, digest)
 
 
 def _check_variants(variants: Sequence[str]) -> list[str]:
@@ -309,32 +257,6 @@ def _check_variants(variants: Sequence[str]) -> list[str]:
     if not names:
         raise InputError(f"no variant asked for, wanted some of {', '.join(VARIANTS)}")
     return [name for name in VARIANTS if name in names]
-
-
-def _now() -> str:
-    """Return the time in UTC, or that of SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 12 else int(time.time())
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _versions() -> dict[str, str]:
-    names = (
-        "torchless",
-        "onnx",
-        "onnxruntime",
-        "tokenizers",
-        "numpy",
-        "optimum",
-        "optimum-onnx",
-        "transformers",
-        "torch",
-    )
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 class _Clock:

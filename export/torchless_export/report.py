@@ -20,11 +20,13 @@ class VariantReport:
         size: bytes of its files.
         parity: the gate's verdict.
         quantization: what was done to make it, for int8.
+        tuning: which forms were timed, and the one that was kept; None: none were.
     """
 
     size: int
     parity: Parity
     quantization: Mapping[str, Any] | None = None
+    tuning: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class ExportReport:
                 "size": variant.size,
                 "parity": variant.parity.to_manifest() | {"failures": variant.parity.failures},
                 "quantization": variant.quantization,
+                "tuning": variant.tuning,
             }
             for name, variant in self.variants.items()
         }

@@ -37,6 +37,16 @@ def features() -> frozenset[str]:
     return frozenset()
 
 
+def processor_name() -> str:
+    """Return what the operating system calls the processor: "AMD EPYC 7763 64-Core Processor", at least "x86_64"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
 def _linux_flags(cpuinfo: str) -> frozenset[str]:
     lines = [line for line in cpuinfo.splitlines() if line.startswith("flags")]
     if not lines:

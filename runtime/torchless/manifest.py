@@ -80,6 +80,8 @@ class Variant:
         isa: CPU features, of which one must be there for the variant to be chosen unasked; empty: any CPU.
         session: what the session must be opened with (`disabled_optimizers`).
         parity: what the gate measured at export, as written by `torchless_export.parity`; None: never checked.
+        quantization: what was done to make it of fewer bits; None: nothing.
+        tuning: which forms of the graph were timed, where and how fast they were; None: none were.
     """
 
     files: tuple[str, ...]
@@ -93,6 +95,7 @@ class Variant:
     session: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] | None = None
     quantization: Mapping[str, Any] | None = None
+    tuning: Mapping[str, Any] | None = None
 
     @property
     def disabled_optimizers(self) -> tuple[str, ...]:
@@ -159,8 +162,8 @@ class Manifest:
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         plain = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-        # Only these two may be absent; every other None is a statement (no limit, no pad token).
-        return {k: v for k, v in plain.items() if v is not None or k not in ("parity", "quantization")}
+        # Only these may be absent; every other None is a statement (no limit, no pad token).
+        return {k: v for k, v in plain.items() if v is not None or k not in ("parity", "quantization", "tuning")}
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -264,6 +267,7 @@ def _read_variant(reader: _Reader) -> Variant:
         session={"disabled_optimizers": list(disabled)} if disabled else {},
         parity=reader.object("parity").value if reader.has("parity") else None,
         quantization=reader.object("quantization").value if reader.has("quantization") else None,
+        tuning=reader.object("tuning").value if reader.has("tuning") else None,
     )
 
 

@@ -240,7 +240,7 @@ def test_a_full_disk(sample_checkpoint: Path, place: Path, tmp_path: Path):
     ("number", "step", "status"),
     [
         (signal.SIGINT, "reading the checkpoint", 130),
-        (signal.SIGINT, "converting to ONNX", 130),
+        (signal.SIGINT, "writing the graph", 130),
         (signal.SIGTERM, "comparing with the original", 143),
     ],
 )

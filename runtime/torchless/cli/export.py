@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from torchless.pipelines.tasks import TASKS
 _STEPS = {
     "read": "reading the checkpoint",
     "load": "loading the reference",
-    "convert": "converting to ONNX",
+    "convert": "writing the graph",
     "quantize": "quantizing to int8",
+    "tune": "timing the forms of the graph",
     "compare": "comparing with the original",
     "write": "writing the bundle",
 }
+
+_SHAPE = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,4}")
 
 
 @click.command()
@@ -40,7 +44,13 @@ _STEPS = {
     type=click.Choice([n for t in TASKS for n in (t.name, *t.aliases)]),
     help="[default: what the config says]",
 )
-@click.option("--converter", type=click.Choice(["auto", "optimum"]), default="auto", show_default=True)
+@click.option(
+    "--converter",
+    type=click.Choice(["auto", "graph", "optimum"]),
+    default="auto",
+    show_default=True,
+    help="graph writes it from the weights, optimum has PyTorch trace the model; auto prefers the first.",
+)
 @click.option(
     "--calibration",
     metavar="FILE",
@@ -50,6 +60,8 @@ _STEPS = {
     "--min-agreement", type=click.FloatRange(0, 1), default=0.99, show_default=True,
     help="The share of answers that int8 must keep.",
 )  # fmt: skip
+@click.option("--tune", is_flag=True, help="Time the forms a graph can have on this machine, and keep the fastest.")
+@click.option("--shapes", metavar="BxT,...", help="What to time: batch times tokens.  [default: 1x16,32x32]")
 @click.option("--force", is_flag=True, help="Replace an existing bundle; it stays whole if the export fails.")
 @click.option("--revision", metavar="R", help="Branch, tag or commit, for a hub id.")
 @click.option(
@@ -67,6 +79,8 @@ def command(
     converter: str,
     calibration: str | None,
     min_agreement: float,
+    tune: bool,
+    shapes: str | None,
     force: bool,
     revision: str | None,
     report: Path | None,
@@ -81,7 +95,12 @@ def command(
       torchless export distilbert-base-uncased-finetuned-sst-2-english sst2
       torchless export ./checkpoint ./bundle --variant int8 --calibration texts.tsv
       torchless export ./checkpoint ./bundle --min-agreement 0.97 --report ./report --force
+      torchless export ./checkpoint ./bundle --tune --shapes 1x16,8x128
     """
+    if shapes is not None and not tune:
+        raise click.UsageError("--shapes says what to time: give --tune as well")
+    if shapes is not None and not all(_SHAPE.fullmatch(shape.strip()) for shape in shapes.split(",")):
+        raise click.UsageError(f"--shapes: {shapes!r} is not batch times tokens, such as 1x16,32x32")
     export = _exporter()
     with _Progress() as progress:
         try:
@@ -93,6 +112,7 @@ def command(
                 converter=converter,
                 calibration=calibration,
                 min_agreement=min_agreement,
+                tune=shapes if shapes is not None else tune or None,
                 force=force,
                 revision=revision,
                 progress=progress.update,
@@ -114,7 +134,7 @@ def _exporter() -> Any:
     missing = [name for name in ("onnx", "safetensors") if importlib.util.find_spec(name) is None]
     if importlib.util.find_spec("torchless_export") is None or missing:
         lacks = f" ({', '.join(missing)} not installed)" if missing else ""
-        raise CheckpointError(f"exporting needs more than running{lacks}: pip install 'torchless[cpu,optimum]'")
+        raise CheckpointError(f"exporting needs more than running{lacks}: pip install 'torchless[cpu,export]'")
     return importlib.import_module("torchless_export").export
 
 

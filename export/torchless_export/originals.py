@@ -1,0 +1,62 @@
+"""The original of an export: its tokenizer and its forward pass, which judge whatever is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torchless_export import pytorch_reference
+from torchless_export.checkpoint import Checkpoint
+from torchless_export.parity import Arrays, Float32, Reference, TextInput
+from torchless_export.reference import NumPyReference
+from torchless_export.tokenizer import TokenizersReference, resolve
+
+
+class Original(Reference, Protocol):
+    """A reference that also says what the bundle's tokenizer is."""
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for."""
+        ...
+
+
+class NumPyOriginal:
+    """The checkpoint as NumPy and the tokenizers library alone compute it."""
+
+    name = "numpy"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Read the checkpoint's tokenizer and weights.
+
+        Raises:
+            CheckpointError: an architecture, a setting or a tokenizer that only transformers knows; the line names it.
+        """
+        self._resolved = resolve(checkpoint)
+        self._tokenizer = TokenizersReference(checkpoint)
+        self._model = NumPyReference(checkpoint)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for."""
+        (folder / "tokenizer.json").write_text(self._resolved.tokenizer_json, encoding="utf-8", newline="\n")
+        for name, data in self._resolved.files.items():
+            (folder / name).write_bytes(data)
+
+    def encode(self, texts: Sequence[TextInput], max_length: int | None) -> Arrays:
+        """Tokenize texts, cut to `max_length` tokens and padded: arrays (batch, sequence) int64."""
+        return self._tokenizer.encode(texts, max_length)
+
+    def forward(self, inputs: Arrays) -> Float32:
+        """Return logits (batch, labels), or the last hidden state (batch, sequence, hidden), float32."""
+        return self._model.forward(inputs)
+
+
+def open_original(checkpoint: Checkpoint) -> Original:
+    """Open the checkpoint under PyTorch in float32 where that and transformers are installed, else in NumPy.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    if pytorch_reference.AVAILABLE:
+        return pytorch_reference.PyTorchReference(checkpoint)
+    return NumPyOriginal(checkpoint)
