@@ -107,24 +107,26 @@ def checkpoint_of(
 @pytest.fixture(scope="session")
 def bundle_of(
     kept: Callable[..., Path], checkpoint_of: Callable[[str], Path], sample_bundle: Path
-) -> Callable[[str], Path]:
-    """Return a function from a case's name to a bundle of its checkpoint that has the variant fp32."""
+) -> Callable[..., Path]:
+    """Return a function from a case's name, and a task, to a bundle of its checkpoint that has the variant fp32."""
 
-    def make(name: str) -> Callable[[Path], object] | None:
+    def make(name: str, task: str | None) -> Callable[[Path], object] | None:
         if not CAN_EXPORT:
             return None
         from torchless_export import export
 
-        return lambda path: export(checkpoint_of(name), path, variants=("fp32",), calibration=_CALIBRATION)
+        return lambda path: export(checkpoint_of(name), path, variants=("fp32",), task=task, calibration=_CALIBRATION)
 
-    def find(name: str) -> Path:
-        return sample_bundle if name == "sample" else kept(f"bundles/{name}", make(name))
+    def find(name: str, task: str | None = None) -> Path:
+        if name == "sample" and task is None:
+            return sample_bundle
+        return kept(f"bundles/{name}{f'-{task}' if task else ''}", make(name, task))
 
     return find
 
 
 @pytest.fixture(scope="session")
-def open_two(checkpoint_of: Callable[[str], Path], bundle_of: Callable[[str], Path]) -> Iterator[Callable[..., Two]]:
+def open_two(checkpoint_of: Callable[[str], Path], bundle_of: Callable[..., Path]) -> Iterator[Callable[..., Two]]:
     """Yield a function that opens a case in both, in float32 and with the same arguments."""
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")

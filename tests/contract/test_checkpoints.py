@@ -37,7 +37,7 @@ def test_weights_in_halves_answer_as_in_float32(open_two: Callable[..., Two], ca
 
 @pytest.mark.parametrize("case", BY_TRANSFORMERS_5)
 def test_saved_by_transformers_5(
-    open_two: Callable[..., Two], checkpoint_of: Callable[[str], Path], bundle_of: Callable[[str], Path], case: str
+    open_two: Callable[..., Two], checkpoint_of: Callable[[str], Path], bundle_of: Callable[..., Path], case: str
 ) -> None:
     if case in ONLY_BY_5 and TRANSFORMERS < (5, 0):
         with pytest.raises((ValueError, AttributeError)):
@@ -98,7 +98,7 @@ def test_texts_are_cut_on_the_left(open_two: Callable[..., Two]) -> None:
         two.agree(given, truncation=True, max_length=6)
 
 
-def test_what_tokenizer_json_stores_of_padding(open_two: Callable[..., Two], bundle_of: Callable[[str], Path]) -> None:
+def test_what_tokenizer_json_stores_of_padding(open_two: Callable[..., Two], bundle_of: Callable[..., Path]) -> None:
     two = open_two("stored-padding")
     assert two.ours.tokenizer_spec.padding_side == two.theirs.tokenizer.padding_side == "left"
     assert two.ours.preprocess(TEXTS[2])["input_ids"].shape[1] > 8  # neither cut at 5 nor padded to 20
@@ -107,7 +107,7 @@ def test_what_tokenizer_json_stores_of_padding(open_two: Callable[..., Two], bun
 
 
 def test_the_hubs_layout_of_a_checkpoint(
-    open_two: Callable[..., Two], checkpoint_of: Callable[[str], Path], bundle_of: Callable[[str], Path], tmp_path: Path
+    open_two: Callable[..., Two], checkpoint_of: Callable[[str], Path], bundle_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The files as they are published, with nothing resolved by an export, but for the graph."""
     for case in ("stored-padding", "no-token-types", "left-truncation", "bert-bpe-raw-4-multi-left"):

@@ -264,11 +264,11 @@ class TestModels:
 
 
 class TestConstructor:
-    def test_arguments_about_pytorch_are_ignored(self, bundle_of: Callable[[str], Path]) -> None:
+    def test_arguments_about_pytorch_are_ignored(self, bundle_of: Callable[..., Path]) -> None:
         with pytest.warns(TorchlessWarning, match="'dtype' has no meaning here and is ignored"):
             torchless.pipeline("text-classification", bundle_of("sample"), dtype="float16")
 
-    def test_a_models_code_is_never_run(self, bundle_of: Callable[[str], Path]) -> None:
+    def test_a_models_code_is_never_run(self, bundle_of: Callable[..., Path]) -> None:
         with pytest.raises(InputError, match="trust_remote_code=True is refused"):
             torchless.pipeline("text-classification", bundle_of("sample"), trust_remote_code=True)
 
