@@ -152,7 +152,6 @@ def test_tensors(sample: Two) -> None:
         ("\ud800", {}),
         ("bad", {"truncation": True, "tokenize_kwargs": {"truncation": True}}),
         ("bad", {"tokenize_kwargs": {"truncation": "left"}}),
-        ("bad", {"tokenize_kwargs": {"truncate": True}}),
     ],
     ids=repr,
 )
