@@ -1,0 +1,89 @@
+"""`torchless_export.originals`: what judges an export, with PyTorch and without."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("safetensors")
+
+import torchless
+from torchless_export import export, exporter, originals, pytorch_reference
+from torchless_export.checkpoint import open_checkpoint
+
+TEXTS = ["a good film", "Bad, bad, bad.", "what a waste of life!", ("fine", "dull"), "", "é ü 中文 😀"]
+
+
+@pytest.fixture
+def without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch_reference, "AVAILABLE", False)
+    monkeypatch.setattr(exporter, "default_texts", lambda: TEXTS)
+
+
+@pytest.mark.usefixtures("without_pytorch")
+def test_numpy_judges_where_pytorch_is_not(sample_checkpoint: Path, tmp_path: Path) -> None:
+    report = export(sample_checkpoint, tmp_path / "bundle", calibration=TEXTS, min_agreement=0)
+    manifest = json.loads((tmp_path / "bundle" / "torchless.json").read_bytes())
+    assert manifest["provenance"]["reference"] == "numpy"
+    for variant in manifest["variants"].values():
+        assert (variant["parity"]["reference"], variant["converter"]) == ("numpy", "graph")
+    assert "against numpy on" in str(report)
+
+
+def test_both_originals_say_the_same(sample_checkpoint: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    checkpoint = open_checkpoint(sample_checkpoint)
+    one, other = originals.NumPyOriginal(checkpoint), originals.open_original(checkpoint)
+    assert (one.name, other.name) == ("numpy", "pytorch")
+    for texts, length in ((TEXTS, None), (TEXTS, 5), (TEXTS[:1], None)):
+        ours, theirs = one.encode(texts, length), other.encode(texts, length)
+        for name in theirs.keys() & ours.keys():
+            np.testing.assert_array_equal(ours[name], theirs[name])
+        np.testing.assert_allclose(one.forward(ours), other.forward(theirs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("without_pytorch")
+def test_the_bundle_is_the_same_either_way(
+    sample_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge changes; the graphs and the token ids do not."""
+    pytest.importorskip("transformers")
+    export(sample_checkpoint, tmp_path / "numpy", calibration=TEXTS, min_agreement=0)
+    monkeypatch.setattr(pytorch_reference, "AVAILABLE", True)
+    export(sample_checkpoint, tmp_path / "pytorch", calibration=TEXTS, min_agreement=0)
+    for name in ("model.onnx", "model_int8.onnx"):
+        assert (tmp_path / "numpy" / name).read_bytes() == (tmp_path / "pytorch" / name).read_bytes()
+    with (
+        torchless.pipeline(model=tmp_path / "numpy", device="cpu") as one,
+        torchless.pipeline(model=tmp_path / "pytorch", device="cpu") as other,
+    ):
+        assert one(TEXTS[:3] + TEXTS[4:]) == other(TEXTS[:3] + TEXTS[4:])
+        assert one.tokenizer_spec == other.tokenizer_spec
+
+
+def test_an_export_imports_nothing_heavy(sample_checkpoint: Path, tmp_path: Path) -> None:
+    """With a finder that hides them, as if they were not installed."""
+    program = f"""
+import importlib.abc, sys
+HIDDEN = {{"torch", "transformers", "optimum", "tensorflow", "jax"}}
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(name, name=name)
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.partition(".")[0] in HIDDEN else find(name, package)
+sys.meta_path.insert(0, Hide())
+from torchless_export import export
+report = export({str(sample_checkpoint)!r}, {str(tmp_path / "bundle")!r}, variants="fp32", calibration={TEXTS!r})
+print(report.passed, report.variants["fp32"].parity.reference, *(HIDDEN & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "True numpy\n", done.stderr
