@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from torchless_export.tokenizer.reference import TokenizersReference
-from torchless_export.tokenizer.resolve import ResolvedTokenizer, resolve
+from torchless_export.tokenizer.resolution import ResolvedTokenizer, resolve
 
 __all__ = ["ResolvedTokenizer", "TokenizersReference", "resolve"]

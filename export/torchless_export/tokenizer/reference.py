@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from torchless.errors import InputError
 from torchless_export.checkpoint import Checkpoint
-from torchless_export.tokenizer.resolve import load_tokenizer
+from torchless_export.tokenizer.resolution import load_tokenizer
 
 TextInput = str | tuple[str, str]
 

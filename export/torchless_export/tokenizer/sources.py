@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,14 @@ from torchless_export.tokenizer.classes import NAMED_TOKENS, TokenizerClass, cla
 
 OTHER_WAY = "torchless[optimum], which has transformers, can export it"
 
-# Keys that choose another way of loading, whatever the class: (key, whether that value does).
-_OTHER_LOADING: tuple[tuple[str, Callable[[Any], bool]], ...] = (
-    ("from_slow", bool),
-    ("gguf_file", bool),
-    ("init_inputs", bool),
-    ("fast_tokenizer_files", bool),
-    ("fix_mistral_regex", bool),
-)
+# Keys that choose another way of loading, whatever the class, unless they are false or empty.
+_OTHER_LOADING = ("fast_tokenizer_files", "fix_mistral_regex", "from_slow", "gguf_file", "init_inputs")
 # Keys that change no id in any class. An unknown class with others may mean anything by them.
 _INERT = frozenset(
     {
-        *NAMED_TOKENS, "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
+        *NAMED_TOKENS, *_OTHER_LOADING, "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
         "auto_map", "backend", "chat_template", "clean_up_tokenization_spaces", "device_map", "errors",
-        "fast_tokenizer_files", "files_loaded", "fix_mistral_regex", "from_slow", "gguf_file", "init_inputs",
-        "is_local", "local_files_only", "max_len", "max_length", "merges_file", "model_input_names",
+        "files_loaded", "is_local", "local_files_only", "max_len", "max_length", "merges_file", "model_input_names",
         "model_max_length", "name_or_path", "pad_to_multiple_of", "pad_token_type_id", "padding_side",
         "processor_class", "return_attention_mask", "return_token_type_ids", "special_tokens_map_file",
         "split_special_tokens", "stride", "tokenizer_class", "tokenizer_file", "trim_offsets", "truncation",
@@ -42,6 +35,11 @@ _INERT = frozenset(
 
 class LoadError(Exception):
     """A version of transformers cannot load the tokenizer; says why. Never leaves this package."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Tell whether this is a failure of the tokenizers library: its panics are no `Exception`s."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +249,14 @@ def _check_keys(checkpoint: Checkpoint, name: str | None, class4: TokenizerClass
             f"{where}: split_special_tokens is set, which tokenizer.json cannot hold; take it out, "
             "if the model was not trained so"
         )
-    for key, acts in _OTHER_LOADING:
-        if acts(config.get(key)):
+    for key in _OTHER_LOADING:
+        if config.get(key):
             raise CheckpointError(f"{where}: {key} is {_shown(config[key])}, which is not resolved here; {OTHER_WAY}")
     if class4 is not None or name is None or name.startswith("TokenizersBackend"):
         return
     if config.get("auto_map"):
         raise CheckpointError(f"{where}: {name} is code that comes with the checkpoint (auto_map), which is never run")
-    for key in config.keys() - _INERT:
+    for key in sorted(config.keys() - _INERT):
         raise CheckpointError(
             f"{where}: {key} is {_shown(config[key])}, and what {name} makes of it is not known here; {OTHER_WAY}"
         )
@@ -292,8 +290,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 def _parse(text: str, path: Path) -> None:
     try:
         tokenizers.Tokenizer.from_str(text)
-    except BaseException as error:  # a panic of the library is a BaseException
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    except BaseException as error:
+        if not is_failure(error):
             raise
         raise CheckpointError(
             f"{path}: the tokenizers library {tokenizers.__version__} cannot read it: {one_line(str(error), 200)}"

@@ -18,6 +18,7 @@ from torchless_export.tokenizer.sources import (
     LoadedTokenizer,
     LoadError,
     TokenizerSources,
+    is_failure,
     max_length_of,
     named_tokens,
     read_arguments,
@@ -45,9 +46,9 @@ def load(sources: TokenizerSources) -> LoadedTokenizer:
         raise LoadError("tokenizer_file in tokenizer_config.json leads transformers 4 away from tokenizer.json")
     try:
         return _load(sources, sources.class4)
-    except LoadError:
-        raise
-    except Exception as error:  # as the class raises whatever a wrong argument leads to
+    except BaseException as error:  # a class raises whatever a wrong argument leads to
+        if isinstance(error, LoadError) or not is_failure(error):
+            raise
         raise LoadError(one_line(str(error) or type(error).__name__, 200)) from error
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
+import struct
 import subprocess
 import sys
 import warnings
@@ -416,6 +418,36 @@ def test_what_transformers_5_saves(families: Families, write: Write):
         assert_as_in_transformers(folder, ODDITIES)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_version_installed_saves(families: Families, write: Write, family: str, tmp_path: Path):
+    original = auto(write(family, **families[family]))
+    with quiet():
+        original.save_pretrained(tmp_path)
+    config, special = tmp_path / "tokenizer_config.json", tmp_path / "special_tokens_map.json"
+    folder = write(
+        family,
+        (tmp_path / "tokenizer.json").read_text(encoding="utf-8"),
+        json.loads(config.read_text(encoding="utf-8")),
+        json.loads(special.read_text(encoding="utf-8")) if special.exists() else None,
+        model_config={"transformers_version": transformers.__version__},
+    )
+    found = assert_resolved(folder, write, ODDITIES)
+    assert set(found.inputs) == set(original.model_input_names)
+    assert_same(original, TokenizersReference(open_checkpoint(folder)), ODDITIES)
+    assert bool(found.notes) == (VERSION == 4 and family in ("deberta", "deberta-v2"))
+
+
+def test_many_differences_are_counted(families: Families, write: Write):
+    document = copy.deepcopy(families["bert"]["document"])
+    for index in range(9):
+        document["added_tokens"].append({"id": 300 + index, "content": f"<e{index}>", **OPTIONS})
+    (note,) = resolved(write("bert", document, families["bert"]["config"])).notes
+    assert (
+        "the added_tokens <e0>, the added_tokens <e1>, the added_tokens <e2>, the added_tokens <e3>, 5 more, and"
+        in note
+    )
+
+
 def test_the_version_that_saved_it_counts(families: Families, write: Write):
     for version, types in (("4.57.6", True), (None, True), ("5.23.0", False)):
         folder = write("albert", **families["albert"], model_config={"transformers_version": version})
@@ -490,6 +522,18 @@ def test_broken_files_are_named(families: Families, write: Write):
     (folder / "special_tokens_map.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"special_tokens_map\.json: not a JSON object"):
         resolve(open_checkpoint(folder))
+
+
+def test_a_panic_of_the_library_is_a_difference(
+    families: Families, write: Write, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    document = copy.deepcopy(families["deberta-v2"]["document"])
+    astray = struct.pack("<II", 4, 0x1FFFFF << 10) + b"x\0"  # a trie of one unit that leads far outside
+    document["normalizer"]["normalizers"][1]["precompiled_charsmap"] = base64.b64encode(astray).decode()
+    monkeypatch.setattr("torchless_export.tokenizer.resolution.default_texts", lambda: ["film"])
+    found = resolved(write("deberta-v2", document, families["deberta-v2"]["config"]))
+    assert "panicked" in capfd.readouterr().err
+    assert re.search(r"other ids for (\d+) of \1 texts", found.notes[0])
 
 
 def test_ids_beyond_the_model_s_are_refused(families: Families, write: Write):

@@ -48,11 +48,14 @@ from torchless_export.tokenizer.sources import (
     LoadedTokenizer,
     LoadError,
     TokenizerSources,
+    is_failure,
     read_sources,
 )
 
 _Load = Callable[[TokenizerSources], LoadedTokenizer]
 _CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
+# So many differences are named in a message.
+_LISTED = 4
 # Parts that no id depends on.
 _WITHOUT_EFFECT = frozenset({"trim_offsets", "special"})
 
@@ -183,28 +186,30 @@ def _judge(
     if contradicted:
         raise CheckpointError(
             f"{sources.path / _CONFIG}: contradicts tokenizer.json: transformers {chosen.version} changes "
-            f"{', '.join(_named(contradicted, published, parts))} by it, and {other.version} does not do the same; "
+            f"{_named(contradicted, published, parts)} by it, and {other.version} does not do the same; "
             f"make the two files agree; or {OTHER_WAY}"
         )
     return (
         f"{sources.path / 'tokenizer.json'}: kept as it is, like transformers {chosen.version} does; "
-        f"{other.version} would change {', '.join(_named(differing, parts, other_parts))}, "
+        f"{other.version} would change {_named(differing, parts, other_parts)}, "
         f"and give other ids for {changed} of {total} texts",
     )
 
 
-def _named(differing: Sequence[str], parts: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _named(differing: Sequence[str], parts: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Name what differs: an attribute with both its values, or a whole part where it is of another shape."""
     names: dict[str, list[str]] = {}
     for key in differing:
         path = key.split(".")
         names.setdefault(" ".join(path[:2]) if path[0] == "added_tokens" else path[0], []).append(key)
-    return [
+    shown = [
         f"{keys[0]} from {_shown(parts, keys[0])} to {_shown(other, keys[0])}"
         if len(keys) == 1 and keys[0] in parts and keys[0] in other
         else f"the {name}"
         for name, keys in names.items()
     ]
+    more = [f"{len(shown) - _LISTED} more"] if len(shown) > _LISTED else []
+    return ", ".join([*shown[:_LISTED], *more])
 
 
 def _texts_that_differ(chosen: LoadedTokenizer, other: LoadedTokenizer) -> tuple[int, int]:
@@ -220,7 +225,9 @@ def _texts_that_differ(chosen: LoadedTokenizer, other: LoadedTokenizer) -> tuple
 def _encode(loaded: LoadedTokenizer, text: TextInput, types: bool) -> Any:
     try:
         encoding = loaded.backend.encode_batch([text])[0]
-    except Exception as error:  # the library's, for a word that it has no id for; both may give it
+    except BaseException as error:  # there may be no id for a word, in both
+        if not is_failure(error):
+            raise
         return str(error)
     return (encoding.ids, encoding.type_ids) if types else encoding.ids
 
