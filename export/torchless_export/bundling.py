@@ -61,9 +61,8 @@ class Bundling:
         self._converter = converter
         self.folder = folder
         (folder / "config.json").write_bytes((source.path / "config.json").read_bytes())
-        original.save_tokenizer(folder)
+        tokenizer_config = dict(original.save_tokenizer(folder))
         tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-        tokenizer_config = json.loads((folder / "tokenizer_config.json").read_bytes())
         names = sorted(path.name for path in folder.iterdir() if path.suffix == ".json")
         self.manifest = Manifest(
             task=source.task.name,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torchless_export import pytorch_reference
 from torchless_export.checkpoint import Checkpoint
@@ -16,8 +16,12 @@ from torchless_export.tokenizer import TokenizersReference, resolve
 class Original(Reference, Protocol):
     """A reference that also says what the bundle's tokenizer is."""
 
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for."""
+    def save_tokenizer(self, folder: Path) -> Mapping[str, Any]:
+        """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for.
+
+        Returns:
+            tokenizer_config.json with what a class adds to it: a checkpoint's own need not even name the pad token.
+        """
         ...
 
 
@@ -36,11 +40,12 @@ class NumPyOriginal:
         self._tokenizer = TokenizersReference(checkpoint)
         self._model = NumPyReference(checkpoint)
 
-    def save_tokenizer(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> Mapping[str, Any]:
         """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for."""
         (folder / "tokenizer.json").write_text(self._resolved.tokenizer_json, encoding="utf-8", newline="\n")
         for name, data in self._resolved.files.items():
             (folder / name).write_bytes(data)
+        return self._resolved.config
 
     def encode(self, texts: Sequence[TextInput], max_length: int | None) -> Arrays:
         """Tokenize texts, cut to `max_length` tokens and padded: arrays (batch, sequence) int64."""

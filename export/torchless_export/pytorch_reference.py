@@ -59,8 +59,11 @@ class PyTorchReference:
             self._check_vocabulary()
             self.model = self._load_model(transformers)
 
-    def save_tokenizer(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> dict[str, Any]:
         """Write the resolved `tokenizer.json` into `folder`, and beside it what Hugging Face tools look for.
+
+        Returns:
+            tokenizer_config.json as transformers saves it, with what its class adds.
 
         Raises:
             OSError: the disk is full, and the like.
@@ -72,6 +75,8 @@ class PyTorchReference:
             for name in ("tokenizer_config.json", "special_tokens_map.json"):
                 if (Path(scratch) / name).is_file():
                     shutil.copyfile(Path(scratch) / name, folder / name)
+        saved: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_bytes())
+        return saved
 
     def tokenizer_json(self) -> str:
         """Return `tokenizer.json` with all that `tokenizer_config.json` asks for resolved into it.

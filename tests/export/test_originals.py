@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_the_bundle_is_the_same_either_way(
     ):
         assert one(TEXTS[:3] + TEXTS[4:]) == other(TEXTS[:3] + TEXTS[4:])
         assert one.tokenizer_spec == other.tokenizer_spec
+
+
+@pytest.mark.usefixtures("without_pytorch")
+def test_what_the_tokenizer_s_class_adds_is_in_the_manifest(sample_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(sample_checkpoint, tmp_path / "checkpoint"))
+    # As many are published: what pads is left to the class.
+    config = {"model_max_length": 99, "tokenizer_class": "DistilBertTokenizer"}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(config))
+    (checkpoint / "special_tokens_map.json").unlink()
+    export(checkpoint, tmp_path / "bundle", variants="fp32", calibration=TEXTS)
+    with torchless.pipeline(model=tmp_path / "bundle", device="cpu") as pipeline:
+        assert (pipeline.tokenizer_spec.pad_id, pipeline.tokenizer_spec.max_length) == (0, 99)
+        assert pipeline.preprocess(["a", "a good film"])["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
 
 
 def test_an_export_imports_nothing_heavy(sample_checkpoint: Path, tmp_path: Path) -> None:

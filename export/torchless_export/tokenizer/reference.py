@@ -22,7 +22,7 @@ class TokenizersReference:
 
     Attributes:
         name: "tokenizers".
-        inputs: the arrays that `encode` gives.
+        inputs: the tokenizer's `model_input_names`; `encode` gives ids and mask in any case.
     """
 
     name = "tokenizers"
@@ -44,7 +44,8 @@ class TokenizersReference:
             max_length: tokens to keep of each, special ones included, by the strategy `longest_first`; None: all.
 
         Returns:
-            the arrays (batch, sequence) int64 of `inputs`, padded to the longest.
+            `input_ids`, `attention_mask`, and `token_type_ids` if they are of `inputs`: (batch, sequence) int64,
+            padded to the longest.
 
         Raises:
             InputError: several texts, and the tokenizer has no pad token.
@@ -66,5 +67,6 @@ class TokenizersReference:
             "token_type_ids": [encoding.type_ids for encoding in encodings],
             "attention_mask": [encoding.attention_mask for encoding in encodings],
         }
-        given = {"input_ids", *self.inputs}  # transformers gives them whatever `model_input_names` says
+        # Without a mask a model would attend to the padding, and its answer to a text would depend on the batch.
+        given = {"input_ids", "attention_mask", *self.inputs}
         return {name: np.array(rows, dtype=np.int64) for name, rows in arrays.items() if name in given}

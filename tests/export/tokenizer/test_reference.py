@@ -57,9 +57,9 @@ def test_without_a_pad_token(families: Families, write: Write):
 
 
 @pytest.mark.parametrize("names", [["attention_mask"], ["input_ids"], ["token_type_ids", "pixel_values"]])
-def test_input_ids_are_always_given(families: Families, write: Write, names: list[str]):
+def test_ids_and_mask_are_always_given(families: Families, write: Write, names: list[str]):
     found = reference(write, families["bert"], model_input_names=names).encode(["a"], None)
-    assert found.keys() == {"input_ids", *names} - {"pixel_values"}
+    assert found.keys() == {"input_ids", "attention_mask", *names} - {"pixel_values"}
 
 
 def test_it_reads_the_checkpoint_s_config(families: Families, write: Write):
