@@ -156,7 +156,8 @@ def _warnings(plan: Plan, outcome: Outcome) -> list[str]:
         for name, standing in outcome.standings.items()
         if standing.idle > _QUIET
     ]
-    shares = [m.others for m in outcome.measured.values() if m.others is not None]
+    timed = [c.workload.name for c in plan.comparisons if c.workload.unit.measure == "time"]
+    shares = [m.others for (name, _), m in outcome.measured.items() if name in timed and m.others is not None]
     if shares and (share := sum(shares) / len(shares)) > _ALONE:
         found.append(
             f"other processes took {share:.0%} of the machine meanwhile, which costs contenders whose threads spin "

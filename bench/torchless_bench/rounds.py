@@ -15,6 +15,7 @@ from typing import Any
 from torchless_bench.contenders import ENGINES, Contender
 from torchless_bench.plan import Comparison, Plan
 from torchless_bench.processes import ContenderError, WorkerProcess
+from torchless_bench.workloads import counted
 
 
 @dataclass(slots=True)
@@ -121,7 +122,7 @@ def _compare(
     workload, settings = comparison.workload, plan.settings
     rounds = min(settings.rounds, workload.rounds or settings.rounds)
     present = [name for name in comparison.contenders if name in workers]
-    progress(f"{workload.name}: {rounds} rounds of {len(present)} contender{'s' * (len(present) != 1)} ...")
+    progress(f"{workload.name}: {counted(rounds, 'round')} of {counted(len(present), 'contender')} ...")
 
     def ask(name: str, request: dict[str, Any]) -> dict[str, Any] | None:
         standing = outcome.standings[name]

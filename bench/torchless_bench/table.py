@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torchless_bench.workloads import counted
+
 _HEAD = {
     False: ("contender", "p50", "p90", "p99", "middle half", "samples", "times as fast as {}"),
     True: ("contender", "median", "p5", "p95", "middle half", "samples", "times as fast as {}"),
@@ -32,9 +34,9 @@ def listing(rows: Sequence[tuple[str, str]]) -> str:
 def _heading(report: dict[str, Any]) -> str:
     machine, settings = report["machine"], report["settings"]
     features = ", ".join(machine["features"]) or "no known features for int8"
-    threads = settings["threads"]
-    line = f"{machine['cpu']} ({features}), {machine['usable_cpus']} CPUs; {threads} thread{'s' * (threads != 1)} each"
-    return f"{line}, {settings['rounds']} rounds; ratios with 95 % intervals"
+    machine_line = f"{machine['cpu']} ({features}), {machine['usable_cpus']} CPUs"
+    how = f"{counted(settings['threads'], 'thread')} each, {counted(settings['rounds'], 'round')}"
+    return f"{machine_line}; {how}; ratios with 95 % intervals"
 
 
 def _block(workload: dict[str, Any]) -> str:
@@ -62,7 +64,8 @@ def _targets(report: dict[str, Any]) -> str:
         measured, interval = "", ""
         if target["ratio"] is not None:
             value = f", {_number(target['value'])} {unit}" if target["value"] is not None else ""
-            measured, interval = f"{target['ratio']:.2f}x{value}", f"{target['low']:.2f} to {target['high']:.2f}"
+            measured = f"{target['ratio']:.2f}x{value}"
+            interval = f"{target['low']:.2f} to {target['high']:.2f}" if target["low"] != target["high"] else "none"
         verdict = target["verdict"] + (f": {target['reason']}" if target["reason"] else "")
         rows.append([name, bound, measured, interval, verdict])
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -72,8 +75,9 @@ def _targets(report: dict[str, Any]) -> str:
 
 
 def _ratio(ratio: dict[str, Any]) -> str:
+    """Return the ratio with its interval; alone where there is none, as of the baseline or of one round."""
     median, low, high = (_factor(ratio[key]) for key in ("median", "low", "high"))
-    return f"{median} ({low} to {high})"
+    return median if ratio["low"] == ratio["high"] else f"{median} ({low} to {high})"
 
 
 def _factor(value: float) -> str:

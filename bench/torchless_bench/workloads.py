@@ -57,9 +57,13 @@ class Workload:
     default: bool = False
 
 
+def counted(count: int, noun: str) -> str:
+    """Return "1 round", "2 rounds"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _forward(rows: int, tokens: int, *, default: bool = False) -> Workload:
-    row = "row" if rows == 1 else "rows"
-    what = f"forward pass alone: {rows} {row} of {tokens} token ids to logits"
+    what = f"forward pass alone: {counted(rows, 'row')} of {tokens} token ids to logits"
     return Workload(f"{rows}x{tokens}", what, "forward", MILLISECONDS, rows, tokens, default=default)
 
 

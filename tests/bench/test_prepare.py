@@ -116,20 +116,25 @@ class TestPrepare:
         assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: File exists\n"
 
 
-def test_optimum_int8_is_per_tensor_and_runs(sample_bundle, tmp_path):
+def test_optimums_export_and_its_int8_form(sample_checkpoint, tmp_path):
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    module._optimum_int8(sample_bundle, tmp_path)
-    model = onnx.load(tmp_path / "model.onnx")
-    weights = {t.name: t for t in model.graph.initializer}
-    products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
-    constant = [weights[node.input[1]] for node in products if node.input[1] in weights]
-    assert constant
-    assert all(t.data_type == onnx.TensorProto.INT8 for t in constant)
-    assert all(
-        list(weights[n.input[3]].dims) in ([], [1]) for n in products if len(n.input) > 3 and n.input[3] in weights
-    )
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    ids = np.ones((1, 4), np.int64)
-    assert session.run(None, {"input_ids": ids, "attention_mask": ids})[0].shape == (1, 2)
-    assert (tmp_path / "tokenizer.json").exists()
+    pytest.importorskip("optimum.exporters.onnx")
+    module._optimum(sample_checkpoint, tmp_path / "optimum")
+    (tmp_path / "int8").mkdir()
+    module._optimum_int8(tmp_path / "optimum", tmp_path / "int8")
+    ids = np.array([[2, 43, 1924, 3]])
+    logits = []
+    for folder in (tmp_path / "optimum", tmp_path / "int8"):
+        assert (folder / "tokenizer.json").exists()
+        assert (folder / "config.json").exists()
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        logits.append(session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0])
+    assert logits[0].shape == (1, 2)
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.5
+    graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weights = [tensors[node.input[1]] for node in graph.node if node.op_type == "MatMulInteger"]
+    assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.INT8}
+    # One scale for a tensor, not one for a column.
+    assert {tuple(tensors[f"{tensor.name.removesuffix('_quantized')}_scale"].dims) for tensor in weights} <= {(), (1,)}

@@ -163,6 +163,8 @@ class TestWarnings:
         [line] = document(plan, outcome_of(plan, others=0.5), [])["warnings"]
         assert "other processes took 50% of the machine" in line
         assert document(plan, outcome_of(plan, others=None), [])["warnings"] == []
+        sizes = plan_of("installed")
+        assert document(sizes, outcome_of(sizes, others=0.5), [])["warnings"] == []
 
 
 class TestTargets:

@@ -10,8 +10,10 @@ SPREAD = {"count": 1234, "p5": 1.0, "p25": 2.0, "p50": 3.0, "p75": 4.0, "p90": 5
 MACHINE = {"cpu": "A CPU", "features": [], "usable_cpus": 2}
 
 
-def table(median: float = 2.0, p50: float = 3.0, *, rate: bool = False, unit: str = "ms") -> str:
-    result = {"contender": "A", "spread": SPREAD | {"p50": p50}, "ratio": {"median": median, "low": 1.5, "high": 2.5}}
+def table(
+    median: float = 2.0, p50: float = 3.0, *, low: float = 1.5, high: float = 2.5, rate: bool = False, unit: str = "ms"
+) -> str:
+    result = {"contender": "A", "spread": SPREAD | {"p50": p50}, "ratio": {"median": median, "low": low, "high": high}}
     workload = {"name": "w", "what": "work", "unit": unit, "more_is_better": rate, "baseline": "B", "results": [result]}
     return text_table(
         {"machine": MACHINE, "settings": {"threads": 1, "rounds": 5}, "workloads": [workload], "targets": [],
@@ -27,6 +29,10 @@ def test_whole():
         "  contender  p50  p90  p99  middle half  samples   times as fast as B\n"
         "  A            3    5    7       2 to 4     1234  2.00 (1.50 to 2.50)"
     )
+
+
+def test_no_interval_where_there_is_none():
+    assert table(median=1.0, low=1.0, high=1.0).splitlines()[4].endswith(" 1.00")
 
 
 def test_rates_show_where_the_slow_ones_are():
