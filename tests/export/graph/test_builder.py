@@ -220,6 +220,18 @@ def test_the_bases_of_rotary_positions_and_their_windows(random_model: Callable[
     check(model, inputs, made)
 
 
+@pytest.mark.parametrize("form", graph.candidates("cpu"), ids=str)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_modernberts_biases_and_pooling(
+    biased: bool, pooling: str, form: Form, random_model: Callable[..., Any]
+) -> None:
+    biases = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), biased)
+    model = random_model("modernbert", **SMALL, **biases, classifier_pooling=pooling)
+    inputs = texts(3, 11, "holes", seed=9, pad=0, vocab=60, types=False)
+    check(model, inputs, built(model.checkpoint, form=form))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
 def test_weights_of_half_precision(family: str, dtype: str, random_model: Callable[..., Any]) -> None:
