@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torchless_export.checkpoint import Checkpoint, open_checkpoint
 from torchless_export.graph import Form
 from torchless_export.graph.activation import ACTIVATIONS
 from torchless_export.graph.families import FAMILIES
+from torchless_export.quantize import quantize_dynamic_int8
 from torchless_export.weights import Weights
 
 ort = pytest.importorskip("onnxruntime")
@@ -218,6 +220,18 @@ def test_the_bases_of_rotary_positions_and_their_windows(random_model: Callable[
     check(model, inputs, made)
 
 
+@pytest.mark.parametrize("form", graph.candidates("cpu"), ids=str)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_modernberts_biases_and_pooling(
+    biased: bool, pooling: str, form: Form, random_model: Callable[..., Any]
+) -> None:
+    biases = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), biased)
+    model = random_model("modernbert", **SMALL, **biases, classifier_pooling=pooling)
+    inputs = texts(3, 11, "holes", seed=9, pad=0, vocab=60, types=False)
+    check(model, inputs, built(model.checkpoint, form=form))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
 def test_weights_of_half_precision(family: str, dtype: str, random_model: Callable[..., Any]) -> None:
@@ -270,3 +284,25 @@ def test_token_types_are_an_input_where_the_tokenizer_gives_them(
     made = built(replace(model.checkpoint, tokenizer_config=given))
     assert ("token_type_ids" in {i.name for i in made.graph.input}) == wanted
     check(model, texts(2, 9, "right", seed=7, pad=1, vocab=60, types=True), made)
+
+
+def test_products_are_fused_after_quantization(random_model: Callable[..., Any], tmp_path: Path) -> None:
+    """Nothing of DynamicQuantizeLinear's and MatMulInteger's long form is left when ONNX Runtime has loaded it."""
+    model = random_model("distilbert", **SMALL)
+    for form in graph.candidates("cpu"):
+        quantized = quantize_dynamic_int8(built(model.checkpoint, form=form), [])
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 4
+        ort.InferenceSession(
+            quantized.model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers={"SkipLayerNormFusion"},
+        )
+        operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+        fused = operators["DynamicQuantizeMatMul"] + operators["MatMulIntegerToFloat"]
+        assert fused == len(quantized.products)
+        assert not operators.keys() & {"MatMulInteger", "SkipLayerNormalization"}
+        # Queries, keys and values read one quantized activation.
+        assert operators["DynamicQuantizeLinear"] == (2 if form.qkv == "three" else 1)
