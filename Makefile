@@ -4,7 +4,10 @@
 PYTHON ?= python3
 SAMPLE := tests/assets/sst2-tiny
 PIP := -m pip --disable-pip-version-check install --quiet -c constraints.txt
-
+PIP5 := -m pip --disable-pip-version-check install --quiet -c constraints-transformers5.txt
+# From inside another environment, so that nothing of the repository but the tests is on its path.
+PYTEST_THERE := TORCHLESS_TEST_BUNDLE=$(CURDIR)/.cache/bundle TORCHLESS_TEST_FEATURES_BUNDLE=$(CURDIR)/.cache/features \
+	bin/pytest -q -c ../pyproject.toml --rootdir .. -p no:cacheprovider
 CHECKPOINT ?= $(SAMPLE)
 FLAGS ?=
 PEERS := .cache/bench/$(notdir $(CHECKPOINT:/=))
@@ -25,11 +28,16 @@ lint: .venv/.dev
 	.venv/bin/mypy runtime/torchless export/torchless_export bench/torchless_bench
 	.venv/bin/lint-imports
 
-test: lint .venv/.dev .venv-lean/.ready
-	rm -rf .cache/bundle
+# The first run exports what the contract tests compare on; the last one finds it in .cache/contract, and transformers 5.
+test: export TORCHLESS_TEST_CONTRACT = $(CURDIR)/.cache/contract
+test: export TORCHLESS_TEST_TRANSFORMERS5 = $(CURDIR)/.venv-transformers5/bin/python
+test: lint .venv/.dev .venv-lean/.ready .venv-transformers5/.ready
+	rm -rf .cache/bundle .cache/features .cache/contract
 	.venv/bin/pytest -q --cov --cov-report=term:skip-covered
 	.venv/bin/torchless export $(SAMPLE) .cache/bundle
-	cd .venv-lean && TORCHLESS_TEST_BUNDLE=$(CURDIR)/.cache/bundle bin/pytest -q -c ../pyproject.toml --rootdir .. -p no:cacheprovider ../tests/runtime ../tests/contract
+	.venv/bin/torchless export $(SAMPLE) .cache/features --task feature-extraction --variant fp32
+	cd .venv-lean && $(PYTEST_THERE) ../tests/runtime ../tests/contract
+	cd .venv-transformers5 && $(PYTEST_THERE) ../tests/runtime ../tests/contract
 
 # The peers' models stay as they are; the bundle is exported again, since it is this source that is measured.
 bench: .venv/.export
@@ -49,14 +57,31 @@ bench: .venv/.export
 	.venv/bin/python $(PIP) --group dev
 	touch $@
 
-# What a user of the runtime has: the built wheel with [cpu], and pytest; no torch, transformers or onnx.
-.venv-lean/.ready: .venv/.dev $(shell find runtime export bench -name '*.py')
-	rm -rf .venv-lean dist
+dist/.built: .venv/.dev $(shell find runtime export bench -name '*.py')
+	rm -rf dist
 	.venv/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps -w dist .
+	touch $@
+
+# What a user of the runtime has: the built wheel with [cpu], and pytest; no torch, transformers or onnx.
+.venv-lean/.ready: dist/.built
+	rm -rf .venv-lean
 	$(PYTHON) -m venv .venv-lean
 	.venv-lean/bin/python $(PIP) "pip>=25.1"
 	.venv-lean/bin/python $(PIP) "$$(ls dist/*.whl)[cpu]" --group test
 	touch $@
 
+# transformers 5, with which nothing of optimum can be installed, and the newest libraries that come with it.
+.venv-transformers5/.transformers: .venv/.dev constraints-transformers5.txt
+	rm -rf .venv-transformers5
+	$(PYTHON) -m venv .venv-transformers5
+	.venv-transformers5/bin/python $(PIP5) "pip>=25.1"
+	.venv-transformers5/bin/python $(PIP5) transformers torch --group test
+	touch $@
+
+.venv-transformers5/.ready: .venv-transformers5/.transformers dist/.built
+	.venv-transformers5/bin/python $(PIP5) "$$(ls dist/*.whl)[cpu]"
+	.venv-transformers5/bin/python $(PIP5) --force-reinstall --no-deps dist/*.whl
+	touch $@
+
 clean:
-	rm -rf .venv .venv-lean .cache demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lean .venv-transformers5 .cache demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from comparison import TRANSFORMERS, Two
-from contract_cases import CASES, COVERING, TABLE
+from contract_cases import COVERING, TABLE
 from contract_inputs import FORMS, LONG, LONG_PAIR, PAIR, TEXTS, calls, inputs
 from torchless.errors import InputError, TorchlessWarning
 
@@ -77,14 +77,18 @@ def test_any_text(covering: Two, given: Any, arguments: dict[str, Any]) -> None:
     covering.agree(given, truncation=True, **arguments)
 
 
-def test_over_long_texts(covering: Two) -> None:
-    if covering.ours.tokenizer_spec.position_limit is None:
+def test_how_long_a_text_may_be(covering: Two) -> None:
+    limit = covering.ours.tokenizer_spec.position_limit
+    if limit is None:
         covering.agree([LONG, "bad"])  # relative positions alone: nothing is too long
-    else:
-        with pytest.raises((IndexError, RuntimeError)):
-            covering.theirs(LONG)
-        with pytest.raises(InputError, match=r"tokens, the model's position table holds 6\d; pass truncation=True"):
-            covering.ours(LONG)
+        return
+    by_length = {len(covering.theirs.tokenizer(text)["input_ids"]): text for text in ("a " * n for n in range(80))}
+    covering.agree(by_length[limit])
+    with pytest.raises((IndexError, RuntimeError)):
+        covering.theirs(by_length[limit + 1])
+    says = f"{limit + 1} tokens, the model's position table holds {limit}; pass truncation=True"
+    with pytest.raises(InputError, match=says):
+        covering.ours(by_length[limit + 1])
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
@@ -195,7 +199,3 @@ def test_every_number_of_labels_is_named_alike(two: Two) -> None:
     answers = two.ours("bad", top_k=None)
     assert sorted(answer["label"] for answer in answers) == sorted(two.theirs.model.config.id2label.values())
     assert len(two.ours.labels) == len(answers)
-
-
-def test_the_cases_are_all_used() -> None:
-    assert set(SOME) - {"sample"} <= set(CASES)
