@@ -1,4 +1,4 @@
-# make demo   set-up, and the main job: a checkpoint becomes a bundle, and the bundle answers
+# make demo   set-up without PyTorch, and the main job: a checkpoint becomes a bundle, and the bundle answers
 # make test   set-up, lint, types, import contracts, and all tests
 # make bench  set-up, and torchless beside its peers on the sample, or on CHECKPOINT=directory; FLAGS=--targets, ...
 PYTHON ?= python3
@@ -14,7 +14,7 @@ PEERS := .cache/bench/$(notdir $(CHECKPOINT:/=))
 
 .PHONY: demo test lint bench clean
 
-demo: .venv/.export
+demo: .venv/.ready
 	rm -rf demo && mkdir demo
 	.venv/bin/torchless export $(SAMPLE) demo/bundle
 	.venv/bin/torchless run demo/bundle "I've been waiting for a HuggingFace course my whole life." "I hate this so much!"
@@ -22,42 +22,51 @@ demo: .venv/.export
 	head -n 3 demo/answers.jsonl
 	.venv/bin/torchless explain demo/bundle "A stirring, funny and finally transporting film."
 
-lint: .venv/.dev
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy runtime/torchless export/torchless_export bench/torchless_bench
-	.venv/bin/lint-imports
+lint: .venv-dev/.ready
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/mypy runtime/torchless export/torchless_export bench/torchless_bench
+	.venv-dev/bin/lint-imports
 
-# The first run exports what the contract tests compare on; the last one finds it in .cache/contract, and transformers 5.
+# With everything; then without PyTorch, what exports; then what ships, alone; then beside transformers 5. The first run
+# exports what the contract tests compare on, and the last one finds it in .cache/contract.
 test: export TORCHLESS_TEST_CONTRACT = $(CURDIR)/.cache/contract
 test: export TORCHLESS_TEST_TRANSFORMERS5 = $(CURDIR)/.venv-transformers5/bin/python
-test: lint .venv/.dev .venv-lean/.ready .venv-transformers5/.ready
+test: lint .venv-dev/.ready .venv/.test .venv-lean/.ready .venv-transformers5/.ready
 	rm -rf .cache/bundle .cache/features .cache/contract
-	.venv/bin/pytest -q --cov --cov-report=term:skip-covered
+	.venv-dev/bin/pytest -q --cov --cov-report=term:skip-covered
+	.venv/bin/pytest -q -p no:cacheprovider tests/export
 	.venv/bin/torchless export $(SAMPLE) .cache/bundle
 	.venv/bin/torchless export $(SAMPLE) .cache/features --task feature-extraction --variant fp32
 	cd .venv-lean && $(PYTEST_THERE) ../tests/runtime ../tests/contract
-	cd .venv-transformers5 && $(PYTEST_THERE) ../tests/runtime ../tests/contract
+	cd .venv-transformers5 && $(PYTEST_THERE) ../tests/runtime ../tests/contract $(addprefix ../tests/export/,graph reference tokenizer)
 
 # The peers' models stay as they are; the bundle is exported again, since it is this source that is measured.
-bench: .venv/.export
+bench: .venv-dev/.ready .venv/.ready
 	rm -rf $(PEERS)/bundle
-	.venv/bin/python -m torchless_bench.prepare $(CHECKPOINT) $(PEERS)
-	.venv/bin/torchless bench $(PEERS)/bundle --peers $(PEERS) --output $(PEERS)/bench.json $(FLAGS)
+	.venv-dev/bin/python -m torchless_bench.prepare $(CHECKPOINT) $(PEERS)
+	.venv-dev/bin/torchless bench $(PEERS)/bundle --peers $(PEERS) --python torchless-export=.venv/bin/python --output $(PEERS)/bench.json $(FLAGS)
 
-# What exporting needs: optimum, transformers, PyTorch.
-.venv/.export: pyproject.toml constraints.txt
+# What a user who exports has: no PyTorch, no transformers.
+.venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "torchless needs Python 3.11 or newer, $(PYTHON) is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) "pip>=25.1"
-	.venv/bin/python $(PIP) -e ".[cpu,optimum]"
+	.venv/bin/python $(PIP) -e ".[cpu,export]"
 	touch $@
 
-.venv/.dev: .venv/.export
-	.venv/bin/python $(PIP) --group dev
+.venv/.test: .venv/.ready
+	.venv/bin/python $(PIP) --group test
 	touch $@
 
-dist/.built: .venv/.dev $(shell find runtime export bench -name '*.py')
+# Everything: optimum, transformers 4.57, PyTorch, and the tools.
+.venv-dev/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-dev
+	.venv-dev/bin/python $(PIP) "pip>=25.1"
+	.venv-dev/bin/python $(PIP) -e ".[cpu,optimum]" --group dev
+	touch $@
+
+dist/.built: .venv/.ready $(shell find runtime export bench -name '*.py')
 	rm -rf dist
 	.venv/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps -w dist .
 	touch $@
@@ -71,7 +80,7 @@ dist/.built: .venv/.dev $(shell find runtime export bench -name '*.py')
 	touch $@
 
 # transformers 5, with which nothing of optimum can be installed, and the newest libraries that come with it.
-.venv-transformers5/.transformers: .venv/.dev constraints-transformers5.txt
+.venv-transformers5/.transformers: constraints-transformers5.txt pyproject.toml
 	rm -rf .venv-transformers5
 	$(PYTHON) -m venv .venv-transformers5
 	.venv-transformers5/bin/python $(PIP5) "pip>=25.1"
@@ -79,9 +88,9 @@ dist/.built: .venv/.dev $(shell find runtime export bench -name '*.py')
 	touch $@
 
 .venv-transformers5/.ready: .venv-transformers5/.transformers dist/.built
-	.venv-transformers5/bin/python $(PIP5) "$$(ls dist/*.whl)[cpu]"
+	.venv-transformers5/bin/python $(PIP5) "$$(ls dist/*.whl)[cpu,export]"
 	.venv-transformers5/bin/python $(PIP5) --force-reinstall --no-deps dist/*.whl
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lean .venv-transformers5 .cache demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-dev .venv-lean .venv-transformers5 .cache demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

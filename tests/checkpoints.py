@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CAN_EXPORT = all(
-    importlib.util.find_spec(name) for name in ("torchless_export", "onnx", "optimum", "transformers", "torch")
-)
+# The sample, whose graph needs no PyTorch; and any checkpoint, of weights that transformers draws.
+CAN_WRITE_GRAPHS = all(importlib.util.find_spec(name) for name in ("torchless_export", "onnx", "safetensors"))
+CAN_EXPORT = CAN_WRITE_GRAPHS and all(importlib.util.find_spec(name) for name in ("optimum", "transformers", "torch"))
 
 # Small, and still a bit of everything that encoders do.
 _COMMON = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fake_hub as hub_server
-from checkpoints import CAN_EXPORT, Recipe, save
+from checkpoints import CAN_WRITE_GRAPHS, Recipe, save
 
 # A shell's background jobs ignore SIGINT, and what they start inherits that; the tests that interrupt
 # a process need it as it is in the foreground.
@@ -39,7 +39,7 @@ def sample_bundle(tmp_path_factory: pytest.TempPathFactory, sample_checkpoint: P
     given = os.environ.get("TORCHLESS_TEST_BUNDLE")
     if given:
         return Path(given)
-    if not CAN_EXPORT:
+    if not CAN_WRITE_GRAPHS:
         pytest.skip("nothing here can export the sample; name a bundle of it in TORCHLESS_TEST_BUNDLE")
     from torchless_export import export
 
@@ -54,7 +54,7 @@ def features_bundle(tmp_path_factory: pytest.TempPathFactory, sample_checkpoint:
     given = os.environ.get("TORCHLESS_TEST_FEATURES_BUNDLE")
     if given:
         return Path(given)
-    if not CAN_EXPORT:
+    if not CAN_WRITE_GRAPHS:
         pytest.skip("nothing here can export the sample; name such a bundle in TORCHLESS_TEST_FEATURES_BUNDLE")
     from torchless_export import export
 

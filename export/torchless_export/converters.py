@@ -70,9 +70,9 @@ def choose_converter(name: str, checkpoint: Checkpoint) -> Converter:
     first, second = CONVERTERS.values()
     try:
         first.check(checkpoint)
-    except CheckpointError as error:
+    except CheckpointError:
         if not optimum_converter.AVAILABLE:
-            raise CheckpointError(f"{error}; optimum may know it: pip install 'torchless[cpu,optimum]'") from error
+            raise
         second.check(checkpoint)
         return second
     return first

@@ -60,11 +60,11 @@ def test_nothing_for_what_neither_knows(changed: Callable[..., Checkpoint]) -> N
             converters.choose_converter(name, other)
 
 
-def test_without_optimum_the_line_says_how_to_have_it(
+def test_without_optimum_the_line_is_the_builders(
     changed: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimum_converter, "AVAILABLE", False)
-    with pytest.raises(CheckpointError, match=r"xlm.*; optimum may know it: pip install 'torchless\[cpu,optimum\]'$"):
+    with pytest.raises(CheckpointError, match=r"model_type 'xlm' is none .*; export with --converter optimum$"):
         converters.choose_converter("auto", changed(model_type="xlm"))
 
 

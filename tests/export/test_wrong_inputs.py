@@ -103,10 +103,10 @@ def test_a_wrong_checkpoint(checkpoint: Path, place: Path, case: str):
 # Found with PyTorch and optimum at hand.
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown architecture": (
-        {"model_type": "perceptron-9000"}, r".*config\.json: optimum cannot export the architecture 'perceptron-9000'"
+        {"model_type": "perceptron-9000"}, r".*config\.json: (optimum cannot export the architecture|model_type) 'perceptron-9000'"
     ),
     "a label too many": (
-        {"id2label": {"0": "A", "1": "B", "2": "C"}}, r".*checkpoint: the tensor classifier\.bias is \[2\], the config"
+        {"id2label": {"0": "A", "1": "B", "2": "C"}}, r".*checkpoint: the tensor classifier\.(bias|weight) is \[2(, 128)?\], (the config|config\.json)"
     ),
 }  # fmt: skip
 
@@ -223,7 +223,6 @@ def test_a_variant_that_fails(make_checkpoint: Callable[..., Path], place: Path,
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX's")
 def test_a_full_disk(sample_checkpoint: Path, place: Path, tmp_path: Path):
-    pytest.importorskip("optimum")
     (tmp_path / "few.txt").write_text(FEW)
     _bundle(place / "bundle")
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))"
@@ -245,7 +244,6 @@ def test_a_full_disk(sample_checkpoint: Path, place: Path, tmp_path: Path):
     ],
 )
 def test_a_signal(sample_checkpoint: Path, place: Path, number: signal.Signals, step: str, status: int):
-    pytest.importorskip("optimum")
     _bundle(place / "bundle")
     pipe = subprocess.PIPE
     with subprocess.Popen(
