@@ -103,10 +103,12 @@ def test_a_wrong_checkpoint(checkpoint: Path, place: Path, case: str):
 # Found with PyTorch and optimum at hand.
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown architecture": (
-        {"model_type": "perceptron-9000"}, r".*config\.json: (optimum cannot export the architecture|model_type) 'perceptron-9000'"
+        {"model_type": "perceptron-9000"},
+        r".*config\.json: (optimum cannot export|model_type) .*'?perceptron-9000'"
     ),
     "a label too many": (
-        {"id2label": {"0": "A", "1": "B", "2": "C"}}, r".*checkpoint: the tensor classifier\.(bias|weight) is \[2(, 128)?\], (the config|config\.json)"
+        {"id2label": {"0": "A", "1": "B", "2": "C"}},
+        r".*checkpoint: the tensor classifier\.(bias|weight) is \[2.*config"
     ),
 }  # fmt: skip
 
