@@ -40,15 +40,15 @@ _ONE_FROM = 6.0
 
 def erf(x: Float64) -> Float64:
     """Return the error function of `x`, of the same shape, within 5e-16 of the exact value; NaN stays NaN."""
+    # The two inner intervals are computed for all values and chosen from: that is faster than to pick out their own.
     size = np.abs(x)
-    near, far = size <= _NEAR, size > _FAR
-    middle = ~(near | far)
-    result = np.empty_like(size)
-    y = size[near]
+    y = np.minimum(size, _NEAR)
     square = y * y
-    result[near] = y * _polynomial(_NEAR_N, square) / _polynomial(_NEAR_D, square)
-    y = size[middle]
-    result[middle] = 1 - np.exp(-y * y) * _polynomial(_MIDDLE_N, y) / _polynomial(_MIDDLE_D, y)
+    near = y * _polynomial(_NEAR_N, square) / _polynomial(_NEAR_D, square)
+    y = np.minimum(size, _FAR)
+    middle = 1 - np.exp(-y * y) * _polynomial(_MIDDLE_N, y) / _polynomial(_MIDDLE_D, y)
+    result = np.where(size <= _NEAR, near, middle)
+    far = size > _FAR
     if far.any():
         y = np.minimum(size[far], _ONE_FROM)
         inverse = 1 / (y * y)

@@ -69,7 +69,7 @@ class _Embeddings:
         self._words = under.embedding("word_embeddings", settings.integer("vocab_size"), width, "input_ids")
         self._types = under.embedding("token_type_embeddings", types, width, "token_type_ids") if types else None
         self._positions = (
-            under.embedding("position_embeddings", rows, width, "the tokens' positions")
+            under.embedding("position_embeddings", rows, width, "position_ids")
             if settings.flag("position_biased_input")
             else None
         )
@@ -231,8 +231,7 @@ class _Convolution:
             ],
             axis=-1,
         )
-        kept = tokens[:, :, None]
-        return self._norm(x + self._activation((convolved + self._bias) * kept)) * kept
+        return self._norm(x + self._activation(convolved + self._bias)) * tokens[:, :, None]
 
 
 class DeBERTa(Encoder):

@@ -25,7 +25,7 @@ from torchless_export.reference.operations import (
     split_heads,
 )
 from torchless_export.reference.parameters import Parameters
-from torchless_export.reference.settings import Limits, Settings
+from torchless_export.reference.settings import Limits, Settings, is_positive
 
 __all__ = ["ModernBERT", "ModernBERTHead"]
 
@@ -172,10 +172,9 @@ def _rope_thetas(settings: Settings) -> dict[str, float]:
         raise settings.refusal("rope_parameters", known)
     for kind, old_key in ((_GLOBAL, "global_rope_theta"), (_LOCAL, "local_rope_theta")):
         values = given.get(kind) or {}
-        theta = values.get("rope_theta", thetas[kind]) if isinstance(values, dict) else None
+        theta: Any = values.get("rope_theta", thetas[kind]) if isinstance(values, dict) else None
         if (
-            not isinstance(theta, int | float)
-            or not 0 < theta < float("inf")
+            not is_positive(theta)
             or not values.keys() <= {"rope_type", "rope_theta"}
             or values.get("rope_type", "default") != "default"
             or (settings.has(old_key) and theta != thetas[kind])

@@ -143,7 +143,7 @@ class Embeddings:
             types=under.embedding("token_type_embeddings", settings.integer("type_vocab_size"), size, "token_type_ids")
             if has_types
             else None,
-            positions=under.embedding("position_embeddings", rows, size, "the tokens' positions"),
+            positions=under.embedding("position_embeddings", rows, size, "position_ids"),
             norm=under.layer_norm("LayerNorm", size, epsilon),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.reference.activation_functions import ACTIVATION_FUNCTIONS, ActivationFunction
 
-__all__ = ["Limits", "Settings"]
+__all__ = ["Limits", "Settings", "is_positive"]
 
 Limits = Mapping[str, tuple[Any, ...]]
 
@@ -103,7 +104,7 @@ class Settings:
             CheckpointError: something else.
         """
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if not is_positive(value):
             raise self._wrong(key, "a positive number")
         return float(value)
 
@@ -155,3 +156,8 @@ class Settings:
     def _wrong(self, key: str, wanted: str) -> CheckpointError:
         found = repr(self.get(key)) if key in self._config or key in self._defaults else "missing"
         return CheckpointError(f"{self._file}: {key} is {found}, wanted {wanted}; take that of the weights")
+
+
+def is_positive(value: Any) -> bool:
+    """Return whether a value from JSON is a positive number that float64 can hold."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value <= sys.float_info.max
