@@ -45,7 +45,8 @@ test: lint .venv-dev/.ready .venv/.test .venv-lean/.ready .venv-transformers5/.r
 bench: .venv-dev/.ready .venv/.ready
 	rm -rf $(PEERS)/bundle
 	.venv-dev/bin/python -m torchless_bench.prepare $(CHECKPOINT) $(PEERS)
-	.venv-dev/bin/torchless bench $(PEERS)/bundle --peers $(PEERS) --python torchless-export=.venv/bin/python --output $(PEERS)/bench.json $(FLAGS)
+	.venv-dev/bin/torchless bench $(PEERS)/bundle --peers $(PEERS) --output $(PEERS)/bench.json \
+		--python torchless-export=.venv/bin/python --python optimum-export=.venv-dev/bin/python $(FLAGS)
 
 # What a user who exports has: no PyTorch, no transformers.
 .venv/.ready: pyproject.toml constraints.txt
