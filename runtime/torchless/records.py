@@ -19,7 +19,6 @@ In `.jsonl` a column is always the name of a field, and the first object decides
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import itertools
@@ -28,17 +27,19 @@ import os
 import reprlib
 import stat
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
 from torchless.errors import InputError
+from torchless.lines import Lines
 
-__all__ = ["DEFAULT_COLUMNS", "MAX_CELL", "MAX_LINE", "Record", "RecordReader", "format_of", "open_records"]
+__all__ = ["DEFAULT_COLUMNS", "MAX_CELL", "MAX_TAKEN", "Record", "RecordReader", "format_of", "open_records"]
 
 DEFAULT_COLUMNS = ("text", "sentence", "inputs")  # where the text is looked for, best first
-MAX_LINE = 64 * 2**20  # bytes of a line, or characters of a .csv row of several: the most memory a broken file costs
+MAX_TAKEN = (
+    2**20
+)  # bytes of the lines of records taken together, but for the last; tokenized, a text takes 70 times as much
 MAX_CELL = 16 * 2**20  # characters of a .csv cell: a quote that is never closed swallows no more
 
 _STDIN_NAME = "standard input"
@@ -69,7 +70,7 @@ class RecordReader:
         total_bytes: the size of the file, compressed if it is; None where it is not a regular file.
     """
 
-    def __init__(self, source: BinaryIO, lines: _Lines, records: Iterator[Record], total_bytes: int | None) -> None:
+    def __init__(self, source: BinaryIO, lines: Lines, records: Iterator[Record], total_bytes: int | None) -> None:
         """Read `records` out of `lines`, which come from `source`."""
         self.name = lines.name
         self.total_bytes = total_bytes
@@ -90,6 +91,23 @@ class RecordReader:
                 position from 0), the file cannot be read further, or there is no record at all.
         """
         return self._records
+
+    def take(self, count: int, *, multiple: int = 1) -> list[Record]:
+        """Return the next records, at most `count`; none at the end.
+
+        Fewer where their lines together pass `MAX_TAKEN` bytes, but a multiple of `multiple` even then. What is taken
+        where depends only on the records and on the counts asked for, not on what was read before.
+
+        Raises:
+            InputError: as iterating.
+        """
+        first = self._lines.bytes_read
+        taken: list[Record] = []
+        for record in itertools.islice(self._records, count):
+            taken.append(record)
+            if self._lines.bytes_read - first >= MAX_TAKEN and len(taken) % multiple == 0:
+                break
+        return taken
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
@@ -133,7 +151,7 @@ def open_records(
     if format_name != "jsonl" and any(_number(spec) == 0 for spec in selection.asked):
         raise InputError(f"{name}: column 0 asked for; columns are counted from 1")
     source = _open(path, stdin)
-    lines = _Lines(name, gzip.GzipFile(fileobj=source) if path.lower().endswith(".gz") else source)
+    lines = Lines(name, gzip.GzipFile(fileobj=source) if path.lower().endswith(".gz") else source)
     records = _counted(lines, _READERS[format_name](lines, selection))
     status = None if path == "-" else os.fstat(source.fileno())
     if status is None or not stat.S_ISREG(status.st_mode):  # reading ahead would wait for whoever writes into a pipe
@@ -184,65 +202,7 @@ class _Selection:
         return [spec for spec in (self.column, self.pair_column, *self.columns) if spec is not None]
 
 
-class _Lines:
-    """The lines of a stream, decoded, each of bounded length; knows where it is, so that errors can say it.
-
-    Attributes:
-        number: of the line read last, from 1.
-        index: of the record being read, from 0.
-        bytes_read: the bytes of the lines so far.
-    """
-
-    def __init__(self, name: str, stream: BinaryIO | gzip.GzipFile) -> None:
-        self.name = name
-        self.number = 0
-        self.index = 0
-        self.bytes_read = 0
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[str]:
-        r"""Yield each line with its line break, `\n` and nothing else."""
-        while line := self._read():
-            if text := self._decoded(line):  # not so of a file that is a byte order mark alone
-                yield text
-
-    def error(self, what: str, line: int | None = None) -> InputError:
-        """Return the error of the record being read, at `line` if that is not the one read last."""
-        return InputError(f"{self.name}: line {line or self.number}: {what}", self.index)
-
-    def _read(self) -> bytes:
-        self.number += 1
-        try:
-            line = self._stream.readline(MAX_LINE + 1)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise self.error(f"broken or cut gzip data ({error}); check it with `gzip -t` or make it again") from None
-        except OSError as error:
-            raise self.error(f"cannot be read further ({error.strerror or error}); try again from a copy") from None
-        if len(line) > MAX_LINE:
-            raise self.error(f"over {MAX_LINE} bytes without a line break; wanted a text file of shorter lines")
-        self.bytes_read += len(line)
-        return line
-
-    def _decoded(self, line: bytes) -> str:
-        if self.number == 1:
-            if line.startswith(b"\x1f\x8b"):
-                raise self.error("gzip data; wanted text; let the name end in .gz, or decompress it with `gzip -dc`")
-            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise self._not_utf8("a UTF-16 byte order mark", "UTF-16")
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if b"\0" in line:
-            raise self._not_utf8("a NUL byte, as in UTF-16 or binary data", "UTF-16")
-        try:
-            return line.decode()
-        except UnicodeDecodeError as error:
-            byte = f"byte 0x{line[error.start]:02x} at position {error.start + 1}, which is not UTF-8"
-            raise self._not_utf8(byte, "WINDOWS-1252") from None
-
-    def _not_utf8(self, found: str, encoding: str) -> InputError:
-        return self.error(f"{found}; wanted UTF-8 text; convert it, for example `iconv -f {encoding} -t UTF-8`")
-
-
-def _counted(lines: _Lines, records: Iterator[Record]) -> Iterator[Record]:
+def _counted(lines: Lines, records: Iterator[Record]) -> Iterator[Record]:
     for record in records:
         yield record
         lines.index += 1
@@ -250,12 +210,12 @@ def _counted(lines: _Lines, records: Iterator[Record]) -> Iterator[Record]:
         raise InputError(f"{lines.name}: no record found; wanted at least one text")
 
 
-def _read_txt(lines: _Lines, _selection: _Selection) -> Iterator[Record]:
+def _read_txt(lines: Lines, _selection: _Selection) -> Iterator[Record]:
     for line in lines:
         yield Record(_without_break(line), None, {}, lines.number)
 
 
-def _read_jsonl(lines: _Lines, selection: _Selection) -> Iterator[Record]:
+def _read_jsonl(lines: Lines, selection: _Selection) -> Iterator[Record]:
     column = selection.column
     for line in lines:
         if not line.strip(" \t\r\n"):
@@ -275,7 +235,7 @@ def _read_jsonl(lines: _Lines, selection: _Selection) -> Iterator[Record]:
         yield Record(_string(lines, value, column), pair, columns, lines.number)
 
 
-def _json(lines: _Lines, line: str) -> object:
+def _json(lines: Lines, line: str) -> object:
     try:
         return json.loads(line)
     except RecursionError:
@@ -285,37 +245,37 @@ def _json(lines: _Lines, line: str) -> object:
         raise lines.error(f"not JSON ({found}); wanted one whole object, or string, a line") from None
 
 
-def _field(lines: _Lines, fields: dict[str, object], name: str) -> object:
+def _field(lines: Lines, fields: dict[str, object], name: str) -> object:
     if name not in fields:
         raise lines.error(f"no field {_short(name)}; found {_listed(fields)}")
     return fields[name]
 
 
-def _string(lines: _Lines, fields: dict[str, object], name: str) -> str:
+def _string(lines: Lines, fields: dict[str, object], name: str) -> str:
     value = _field(lines, fields, name)
     if not isinstance(value, str):
         raise lines.error(f"field {_short(name)} is {_short(value)}; wanted a string")
     return value
 
 
-def _read_csv(lines: _Lines, selection: _Selection) -> Iterator[Record]:
+def _read_csv(lines: Lines, selection: _Selection) -> Iterator[Record]:
     return _read_table(lines, selection, _csv_rows(lines))
 
 
-def _read_tsv(lines: _Lines, selection: _Selection) -> Iterator[Record]:
+def _read_tsv(lines: Lines, selection: _Selection) -> Iterator[Record]:
     rows = ((lines.number, _without_break(line).split("\t")) for line in lines)
     return _read_table(lines, selection, ((number, cells) for number, cells in rows if cells != [""]))
 
 
-def _csv_rows(lines: _Lines) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(lines: Lines) -> Iterator[tuple[int, list[str]]]:
     start = size = 0
 
     def row_lines() -> Iterator[str]:
         nonlocal size
         for line in lines:
             size += len(line)
-            if size > MAX_LINE:
-                raise lines.error(f"a row of over {MAX_LINE} characters; is a quote not closed?", start)
+            if size > lines.limit:
+                raise lines.error(f"a row of over {lines.limit} characters; is a quote not closed?", start)
             yield line
 
     csv.field_size_limit(MAX_CELL)  # of the whole process: the module has no other
@@ -333,7 +293,7 @@ def _csv_rows(lines: _Lines) -> Iterator[tuple[int, list[str]]]:
             yield start, cells
 
 
-def _read_table(lines: _Lines, selection: _Selection, rows: Iterator[tuple[int, list[str]]]) -> Iterator[Record]:
+def _read_table(lines: Lines, selection: _Selection, rows: Iterator[tuple[int, list[str]]]) -> Iterator[Record]:
     """Yield the records of `rows`, each of which is the number of its first line and its cells."""
     first = next(rows, None)
     if first is None:
@@ -357,7 +317,7 @@ def _read_table(lines: _Lines, selection: _Selection, rows: Iterator[tuple[int, 
         yield Record(cells[text], None if pair is None else cells[pair], columns, line)
 
 
-def _position(lines: _Lines, line: int, names: list[str], spec: str) -> int:
+def _position(lines: Lines, line: int, names: list[str], spec: str) -> int:
     number = _number(spec)
     if number is not None:
         return number - 1
@@ -391,7 +351,7 @@ def _short(value: object) -> str:
     return short.repr(value)
 
 
-_READERS: dict[str, Callable[[_Lines, _Selection], Iterator[Record]]] = {
+_READERS: dict[str, Callable[[Lines, _Selection], Iterator[Record]]] = {
     "txt": _read_txt,
     "jsonl": _read_jsonl,
     "csv": _read_csv,

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torchless import records
+from torchless import lines, records
 from torchless.errors import InputError
 from torchless.records import Record, format_of, open_records
 
@@ -420,7 +420,7 @@ class TestCsv:
         assert error.index == 1
 
     def test_a_row_over_the_limit(self, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(records, "MAX_LINE", 100)
+        monkeypatch.setattr(lines, "MAX_LINE", 100)
         assert len(texts(written("a.csv", "text,n\n" + 'abc,"d\ne"\n' * 100))) == 100
         error = failure(written("a.csv", "text\na\n" + 'b,"\n",' * 100))
         assert "line 3: a row of over 100 characters" in str(error)
@@ -558,10 +558,54 @@ class TestFiles:
         assert error.index == 2
 
 
+class TestTaking:
+    def test_by_count(self, written: Written) -> None:
+        with open_records(written("a.txt", "".join(f"{i}\n" for i in range(7)))) as reader:
+            taken = [[record.text for record in reader.take(3)] for _ in range(4)]
+        assert taken == [["0", "1", "2"], ["3", "4", "5"], ["6"], []]
+
+    def test_reads_no_further(self) -> None:
+        lines_ = iter([b"a\n", b"b\n"])
+
+        class Pipe(io.BytesIO):
+            def readline(self, size: int | None = -1) -> bytes:
+                return next(lines_)  # StopIteration: read too far
+
+        assert [record.text for record in open_records("-", stdin=Pipe()).take(2)] == ["a", "b"]
+
+    @pytest.mark.parametrize(("multiple", "expected"), [(1, [3, 2, 2, 1]), (2, [4, 2, 2]), (5, [5, 3])])
+    def test_fewer_long_ones(
+        self, written: Written, monkeypatch: pytest.MonkeyPatch, multiple: int, expected: list[int]
+    ) -> None:
+        monkeypatch.setattr(records, "MAX_TAKEN", 200)
+        # The first was read on opening, so its bytes do not count.
+        with open_records(written("a.txt", ("x" * 99 + "\n") * 8)) as reader:
+            taken = [len(reader.take(6, multiple=multiple)) for _ in expected]
+            assert reader.take(1) == []
+        assert taken == expected
+
+    @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=40), done=st.integers(0, 5), block=st.integers(1, 7))
+    def test_the_same_after_any_records_taken_otherwise(
+        self, tmp_path_factory: pytest.TempPathFactory, sizes: list[int], done: int, block: int
+    ) -> None:
+        """A run that is gone on with reads what is done in other blocks, and takes the same windows after it."""
+        path = tmp_path_factory.mktemp("taken") / "a.csv"
+        path.write_text("text\n" + "".join(f'"{size}\n{"x" * size}"\n\n' for size in sizes), encoding="utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(records, "MAX_TAKEN", 60)
+            with open_records(str(path)) as reader:
+                windows = list(iter(lambda: reader.take(5), []))
+            with open_records(str(path)) as reader:
+                left = sum(map(len, windows[:done]))
+                while left:
+                    left -= len(reader.take(min(left, block)))
+                assert list(iter(lambda: reader.take(5), [])) == windows[done:]
+
+
 class TestLimits:
     @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.jsonl.gz"])
     def test_a_line_over_the_limit(self, written: Written, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        monkeypatch.setattr(records, "MAX_LINE", 100)
+        monkeypatch.setattr(lines, "MAX_LINE", 100)
         long = '"' + "x" * 97 + '"\n'
         assert len(texts(written(name, long * 2))) == 2
         error = failure(written(name, long + "y" + long))
@@ -569,7 +613,7 @@ class TestLimits:
         assert error.index == 1
 
     def test_a_bomb_is_not_unpacked_into_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(records, "MAX_LINE", 2**20)
+        monkeypatch.setattr(lines, "MAX_LINE", 2**20)
         path = tmp_path / "a.txt.gz"
         with gzip.open(path, "wb", compresslevel=1) as file:
             for _ in range(64):

@@ -73,14 +73,17 @@ def run_process() -> NoReturn:
         status = stop.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "torchless"
-        _say(f"error: {error.format_message().rstrip('.')}; see `{command} --help`")
+        _complain(f"error: {error.format_message().rstrip('.')}; see `{command} --help`")
         status = 2
     except click.ClickException as error:
-        _say(f"error: {one_line(error.format_message())}")
+        _complain(f"error: {one_line(error.format_message())}")
         status = 1
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
+        _complain("interrupted")
         status = 130
+    except SystemExit:  # SIGTERM, of which the notes alone are left to say
+        _complain()
+        raise
     except BrokenPipeError:
         # Whoever read our output stopped: nothing is wrong, and nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,23 +91,33 @@ def run_process() -> NoReturn:
     except TorchlessError as error:
         if debug:
             traceback.print_exc()
-        _say(f"error: {error}")
+        _complain(f"error: {error}")
         status = 1
     except MemoryError:
-        _say("error: out of memory; try a smaller --batch-size or fewer --threads")
+        _complain("error: out of memory; try a smaller --batch-size or fewer --threads")
         status = 1
     except OSError as error:
         if debug:
             traceback.print_exc()
         where = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {where}{error.strerror or error}")
+        _complain(f"error: {where}{error.strerror or error}")
         status = 1
     except Exception as error:  # a bug; the person who meets it still gets one line
         if debug:
             traceback.print_exc()
-        _say(f"error: internal: {type(error).__name__}: {error}; run again with --debug and report it")
+        _complain(f"error: internal: {type(error).__name__}: {error}; run again with --debug and report it")
         status = 1
     sys.exit(status)
+
+
+def _complain(line: str = "") -> None:
+    """Say `line`, and the notes of the exception that is being handled: what it left, and what can be done."""
+    error = sys.exception()
+    # click turns KeyboardInterrupt into Abort.
+    errors = [e for e in (error, error.__cause__ if error else None) if e is not None]
+    for said in (line, *(note for e in errors for note in getattr(e, "__notes__", ()))):
+        if said:
+            _say(said)
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,7 @@
 r"""Writes the results of `torchless run`: to a stream, or to a file that appears whole or not at all.
 
+`resume.py` is the file of a run that can be gone on with; the others are removed where the run fails.
+
 | format  | a result is                                                                           |
 |---------|---------------------------------------------------------------------------------------|
 | `jsonl` | `{"text": ..., ["text_pair": ...,] [columns,] "label": ..., "score": ...}`            |
@@ -16,21 +18,22 @@ cannot hold, is written as its escape `\udxxx`, from which JSON gets it back.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from json.encoder import encode_basestring
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from torchless.cli.atomic import reported, whole_file
+from torchless.cli.resume import ResumableFile
 from torchless.errors import InputError
 from torchless.records import Record
 
-__all__ = ["FORMATS", "ResultWriter", "whole_file"]
+__all__ = ["FORMATS", "ResultWriter", "is_replaceable", "whole_file"]
 
 FORMATS = ("jsonl", "csv", "tsv")
 
@@ -40,6 +43,9 @@ _json = json.JSONEncoder(ensure_ascii=False).encode
 _CSV_QUOTED = re.compile(r'[",\r\n]')
 _CSV_SPACES = str.maketrans("\0", " ")
 _TSV_SPACES = str.maketrans("\0\t\r\n", "    ")
+
+
+Result = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 class ResultWriter:
@@ -58,6 +64,7 @@ class ResultWriter:
         pair: bool = False,
         top_k: int | None = None,
         stdout: BinaryIO | None = None,
+        file: ResumableFile | None = None,
     ) -> None:
         """Say what is to be written; nothing is opened yet.
 
@@ -68,6 +75,7 @@ class ResultWriter:
             pair: whether the records have a second text.
             top_k: the most labels that a result, then a list, can have; None where a result is one label.
             stdout: written instead of `sys.stdout.buffer`.
+            file: `target` opened already, and closed by whoever opened it; where it holds results, these go after them.
 
         Raises:
             InputError: the format is unknown, or a column's name is taken by the output itself or given twice.
@@ -83,12 +91,15 @@ class ResultWriter:
             taken.add(name)
         self._target = target
         self._columns = tuple(columns)
+        self._keys = tuple((name, f", {encode_basestring(name)}: ") for name in columns)
         self._pair = pair
         self._top_k = top_k
         self._header = ["text", *["text_pair"] * pair, *columns, *(scored or ["label", "score"])]
         self._row = {"csv": _csv_row, "tsv": _tsv_row}.get(format_name)
         self._stdout = stdout
-        self._stream: BinaryIO | None = None
+        self._file = file
+        self._stream: BinaryIO | ResumableFile | None = None
+        self._by_line = False
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -98,13 +109,16 @@ class ResultWriter:
             InputError: the output cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            if self._target is None or _is_stdout(self._target):
+            self._by_line = self._file is None and not is_replaceable(self._target)
+            if self._file is not None:
+                self._stream = self._file
+            elif self._target is None or _is_stdout(self._target):
                 self._stream = _unbuffered_stdout(self._stdout)
-            elif _is_special(self._target):
+            elif self._by_line:
                 self._stream = stack.enter_context(_special_file(self._target))
             else:
                 self._stream = stack.enter_context(whole_file(self._target))
-            if self._row is not None:
+            if self._row is not None and not (self._file and self._file.records):
                 self._write(self._row(self._header))
             self._exit = stack.pop_all()
         return self
@@ -120,7 +134,7 @@ class ResultWriter:
         self._stream = None
         self._exit.__exit__(kind, error, traceback)
 
-    def write(self, record: Record, result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    def write(self, record: Record, result: Result) -> None:
         """Write one result.
 
         Args:
@@ -131,21 +145,40 @@ class ResultWriter:
             InputError: the output cannot be written, or an extra column is nested too deeply for JSON.
             BrokenPipeError: whoever reads the output has stopped.
         """
+        self.write_all((record,), (result,))
+
+    def write_all(self, records: Iterable[Record], results: Iterable[Result]) -> None:
+        """Write a result for each record, to a file in one piece.
+
+        Raises:
+            InputError, BrokenPipeError: as `write`.
+        """
+        lines = (self._line(record, result) for record, result in zip(records, results, strict=True))
+        if self._by_line:  # so that programs that share a pipe never break into each other's lines
+            for line in lines:
+                self._write(line)
+        elif text := "".join(lines):
+            self._write(text)
+
+    def _line(self, record: Record, result: Result) -> str:
         scores = [result] if isinstance(result, Mapping) else result
         if len(scores) > (self._top_k or 1):
             raise ValueError(f"a result of {len(scores)} labels; wanted at most {self._top_k or 1}")
         try:
-            line = self._object(record, scores) if self._row is None else self._row(self._cells(record, scores))
+            return self._object(record, scores) if self._row is None else self._row(self._cells(record, scores))
         except RecursionError:
             raise InputError(f"line {record.line}: a column is nested too deeply; leave it out of --columns") from None
-        self._write(line)
 
     def _object(self, record: Record, scores: Sequence[Mapping[str, Any]]) -> str:
-        pair = {"text_pair": record.text_pair} if self._pair else {}
-        columns = {name: record.columns[name] for name in self._columns}
-        best = [{"label": score["label"], "score": float(score["score"])} for score in scores]
-        fields = {"text": record.text} | pair | columns | (best[0] if self._top_k is None else {"scores": best})
-        return _json(fields) + "\n"
+        # Put together by hand: the encoder sets itself up for each object, which takes longer than writing one.
+        line = '{"text": ' + encode_basestring(record.text)
+        if self._pair:
+            line += ', "text_pair": ' + _json(record.text_pair)
+        for name, key in self._keys:
+            line += key + _json(record.columns[name])
+        if self._top_k is None:
+            return f"{line}, {_score(scores[0])}}}\n"
+        return f'{line}, "scores": [{", ".join("{" + _score(score) + "}" for score in scores)}]}}\n'
 
     def _cells(self, record: Record, scores: Sequence[Mapping[str, Any]]) -> list[str]:
         columns = (record.columns[name] for name in self._columns)
@@ -155,80 +188,23 @@ class ResultWriter:
             cells += (score["label"], repr(float(score["score"])))
         return cells + [""] * (len(self._header) - len(cells))
 
-    def _write(self, line: str) -> None:
+    def _write(self, text: str) -> None:
         if self._stream is None:
             raise ValueError("the output is not open; write inside its `with` statement")
         # A lone surrogate can stand in strings alone, and there its backslash escape is JSON's own.
-        left = memoryview(line.encode("utf-8", "backslashreplace"))
-        with _reported(self._target or _STDOUT_NAME):
+        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        with reported(self._target or _STDOUT_NAME):
             while left:  # an unbuffered stream may take a part
                 left = left[self._stream.write(left) :]
 
 
-@contextlib.contextmanager
-def whole_file(target: str) -> Iterator[BinaryIO]:
-    """Open a file that appears at `target` whole or not at all; a context manager.
-
-    It is written beside `target`, synced and renamed when the `with` statement is left normally, and removed when an
-    exception leaves it; `target` is then as it was. A symbolic link stays, and the file it leads to is replaced. The
-    new file has the permission bits of the old one, or those that the umask gives.
-
-    Raises:
-        InputError: `target` is there and no regular file, or the new file cannot be created, written or renamed.
-    """
-    with _reported(target):
-        path, mode = _destination(target)
-        folder, name = os.path.split(path)
-        # 50 characters are at most 200 bytes, which leaves room for the rest within the 255 that file systems allow.
-        # The process id alone would not make the name new: in containers it is often the same in every run.
-        partial = os.path.join(folder, f".{name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        stream = open(partial, "xb")  # noqa: SIM115 - closed below, before it is renamed
-    try:
-        with _reported(target):
-            if mode is not None:
-                os.chmod(partial, mode)
-        yield stream
-        with _reported(target):
-            stream.flush()
-            os.fsync(stream.fileno())
-            stream.close()
-            os.replace(partial, path)
-            _sync_folder(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):  # what it could not write is to be thrown away anyway
-            stream.close()
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
+def is_replaceable(target: str | None) -> bool:
+    """Tell whether the output `target` is written as a new file, not into a stream that is there already."""
+    return target is not None and not _is_stdout(target) and not _is_special(target)
 
 
-def _destination(target: str) -> tuple[str, int | None]:
-    """Return the path of the file to replace, with links followed, and its permission bits, if there is one."""
-    if not os.path.basename(target):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    path = os.path.realpath(target)
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return path, None
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(mode):  # renaming over a device would destroy it, and root may
-        raise OSError(errno.EINVAL, "not a regular file")
-    if not os.access(path, os.W_OK):  # renaming would replace a write-protected file without asking
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return path, stat.S_IMODE(mode)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make the rename last, where a directory can be opened for that; the file itself is complete either way."""
-    if hasattr(os, "O_DIRECTORY"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+def _score(score: Mapping[str, Any]) -> str:
+    return f'"label": {encode_basestring(score["label"])}, "score": {float(score["score"])!r}'
 
 
 def _unbuffered_stdout(stdout: BinaryIO | None) -> BinaryIO:
@@ -236,7 +212,7 @@ def _unbuffered_stdout(stdout: BinaryIO | None) -> BinaryIO:
     if stdout is None and sys.stdout is None:  # so it is where the process was started with it closed
         raise InputError(f"{_STDOUT_NAME} is closed; give --output")
     buffered = sys.stdout.buffer if stdout is None else stdout
-    with _reported(_STDOUT_NAME):
+    with reported(_STDOUT_NAME):
         buffered.flush()
     raw: BinaryIO = getattr(buffered, "raw", buffered)
     return raw
@@ -261,22 +237,10 @@ def _is_special(target: str) -> bool:
 
 @contextlib.contextmanager
 def _special_file(target: str) -> Iterator[BinaryIO]:
-    with _reported(target):
+    with reported(target):
         stream = open(target, "wb", buffering=0)  # noqa: SIM115 - closed below
     with stream:
         yield stream
-
-
-@contextlib.contextmanager
-def _reported(target: str) -> Iterator[None]:
-    """Turn the system's refusal to write into an InputError."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{target}: cannot be written ({reason}); mend that, or give another --output") from None
 
 
 def _csv_row(cells: Iterable[str]) -> str:

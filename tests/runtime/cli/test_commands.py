@@ -88,7 +88,7 @@ class TestRun:
 
     def test_no_truncation_refuses(self, sample_bundle: Path, texts: Path, tmp_path: Path) -> None:
         result = run("run", sample_bundle, "--input", texts, "--no-truncation", "--output", tmp_path / "out.jsonl")
-        assert "text 2 has 602 tokens" in complaint(result, 1)
+        assert f"{texts}: line 4: this text has 602 tokens" in complaint(result, 1)
         assert list(tmp_path.iterdir()) == []
 
     def test_reader_that_stops(self, sample_bundle: Path, tmp_path: Path) -> None:
@@ -105,12 +105,15 @@ class TestRun:
 
     @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_interrupted(self, sample_bundle: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    def test_interrupted_standard_input(
+        self, sample_bundle: Path, tmp_path: Path, number: signal.Signals, status: int
+    ) -> None:
+        """It cannot be read again, so nothing stays; `test_run.py` has the files."""
         path, target = tmp_path / "many.txt", tmp_path / "out" / "answers.jsonl"
         target.parent.mkdir()
         path.write_text("a film that is neither good nor bad\n" * 400_000, encoding="utf-8")
-        command = [sys.executable, "-m", "torchless", "run", sample_bundle, "--input", path, "--output", target]
-        with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE) as process:
+        command = [sys.executable, "-m", "torchless", "run", sample_bundle, "--input", "-", "--output", target]
+        with path.open() as stdin, subprocess.Popen(list(map(str, command)), stdin=stdin) as process:
             end = time.monotonic() + 60
             while not any(entry.stat().st_size for entry in target.parent.iterdir()) and time.monotonic() < end:
                 time.sleep(0.05)

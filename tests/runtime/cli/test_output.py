@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from torchless.cli import output
+from torchless.cli import atomic, output
 from torchless.cli.output import ResultWriter, whole_file
 from torchless.errors import InputError
 from torchless.records import Record, open_records
@@ -73,6 +73,20 @@ class TestJsonLines:
             '{"text": "a", "text_pair": "b", "id": 7, "n": {"k": [null, 1.5, "é"]}, '
             '"label": "POSITIVE", "score": 0.99}\n'
         )
+
+    @pytest.mark.parametrize("top_k", [None, 1, 2])
+    @given(text=st.text(st.characters()), pair=st.text(), column=st.text() | st.floats(), score=st.floats(0, 1))
+    def test_is_what_json_makes_of_it(self, top_k: int | None, text: str, pair: str, column: Any, score: float) -> None:
+        name, label = 'a "b"\n', "é\\"
+        given_scores = [{"label": label, "score": score}] * (top_k or 1)
+        stdout = io.BytesIO()
+        with ResultWriter(None, columns=[name], pair=True, top_k=top_k, stdout=stdout) as writer:
+            item = record(text, pair, **{name: column})
+            writer.write_all([item, item], [given_scores if top_k else given_scores[0]] * 2)
+        fields = {"text": text, "text_pair": pair, name: column}
+        fields |= {"scores": given_scores} if top_k else given_scores[0]
+        line = json.dumps(fields, ensure_ascii=False) + "\n"
+        assert stdout.getvalue() == (line * 2).encode("utf-8", "backslashreplace")
 
     def test_a_lone_surrogate_comes_back(self) -> None:
         found = written([record("a\ud800é", m={"\udfff": "\udc00"})], [NICE], columns=["m"])
@@ -234,6 +248,25 @@ class TestWholeFile:
         assert only(tmp_path) == ["out.jsonl"]
         assert target.read_text() == LINE
 
+    def test_many_results_are_written_in_one_piece(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pieces: list[int] = []
+
+        class Counting(io.FileIO):
+            def write(self, data: Any) -> int:
+                pieces.append(len(data))
+                return super().write(data)
+
+        monkeypatch.setattr(atomic, "open", lambda path, _mode: Counting(path, "xb"), raising=False)
+        with ResultWriter(str(tmp_path / "out")) as writer:
+            writer.write_all([record("a")] * 3, [NICE] * 3)
+            writer.write_all([], [])
+        assert pieces == [3 * len(LINE)]
+        assert (tmp_path / "out").read_text() == 3 * LINE
+
+    def test_a_result_for_each_record(self, tmp_path: Path) -> None:
+        with ResultWriter(str(tmp_path / "out")) as writer, pytest.raises(ValueError, match="shorter"):
+            writer.write_all([record("a")] * 2, [NICE])
+
     def test_replaces_an_old_file_when_complete(self, old: Path) -> None:
         with ResultWriter(str(old)) as writer:
             writer.write(record("a"), NICE)
@@ -326,7 +359,7 @@ class TestWholeFile:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 return super().write(data)
 
-        monkeypatch.setattr(output, "open", lambda path, _mode: io.BufferedWriter(Full(path, "xb")), raising=False)
+        monkeypatch.setattr(atomic, "open", lambda path, _mode: io.BufferedWriter(Full(path, "xb")), raising=False)
         with pytest.raises(InputError) as error:
             write_many(old, 10_000)
         assert one_line(error).startswith(f"{old}: cannot be written ({os.strerror(errno.ENOSPC)})")
@@ -431,7 +464,7 @@ class TestWholeFile:
         def refuse(*_arguments: object) -> BinaryIO:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-        monkeypatch.setattr(output, "open", refuse, raising=False)  # root may write everywhere
+        monkeypatch.setattr(atomic, "open", refuse, raising=False)  # root may write everywhere
         with pytest.raises(InputError, match=os.strerror(errno.EACCES)):
             write_one(old)
         assert old.read_text() == "old\n"
@@ -478,6 +511,25 @@ class TestStreams:
             with ResultWriter(None, stdout=stdout) as writer:
                 writer.write(record("a"), NICE)
                 assert os.read(reader.fileno(), 1000).decode() == "earlier\n" + LINE
+
+    def test_a_line_is_written_in_one_piece(self) -> None:
+        """So that what programs write into one pipe, `xargs -P` for one, is mixed by lines."""
+        pieces: list[bytes] = []
+
+        class Pipe(io.BytesIO):
+            def write(self, data: Any) -> int:
+                pieces.append(bytes(data))
+                return len(data)
+
+        with ResultWriter(None, stdout=Pipe()) as writer:
+            writer.write_all([record("a")] * 3, [NICE] * 3)
+        assert pieces == [LINE.encode()] * 3
+
+    def test_what_comes_before_a_broken_result_is_out(self) -> None:
+        stdout = io.BytesIO()
+        with ResultWriter(None, stdout=stdout) as writer, pytest.raises(ValueError, match="2 labels"):
+            writer.write_all([record("a")] * 2, [NICE, [NICE, POOR]])
+        assert stdout.getvalue().decode() == LINE
 
     def test_a_stream_that_takes_a_part(self) -> None:
         class Slow(io.BytesIO):
