@@ -99,6 +99,7 @@ def command(
         _check_resume(source, output)
     from torchless.cli.settings import settings_of
     from torchless.pipelines.factory import pipeline
+    from torchless.pipelines.tasks import find_task
 
     format_name = format_name or _format_of(output)
     with contextlib.ExitStack() as stack:
@@ -115,6 +116,10 @@ def command(
                 profile="throughput",
             )
         )
+        if "labels" not in find_task(classify.task).axes:
+            raise InputError(
+                f"{bundle}: a bundle for {classify.task}, whose answers are no labels; use it from Python"
+            )
         labels = len(classify.labels)
         count = None if top_k is None else labels if top_k == "all" else min(int(top_k), labels)
         file = None

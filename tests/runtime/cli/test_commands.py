@@ -278,3 +278,9 @@ class TestOthers:
 
     def test_version(self) -> None:
         assert run("--version").stdout.split()[-1] == torchless.__version__
+
+
+@pytest.mark.parametrize("command", ["run", "explain"])
+def test_a_bundle_without_labels(features_bundle: Path, command: str) -> None:
+    said = complaint(run(command, features_bundle, "a fine film"), 1)
+    assert said.startswith(f"error: {features_bundle}: a bundle for feature-extraction"), said
