@@ -16,7 +16,9 @@ from torchless.cpu import features, usable_cpus
 from torchless.devices import CPU_PROVIDER, CUDA_PROVIDER, cuda_driver, installed_runtimes
 from torchless.errors import ProviderError
 
-_EXPORT = ("onnx", "safetensors", "optimum-onnx", "transformers", "torch")
+# What `torchless export` needs for the architectures whose graphs it writes, and what for every other one.
+_EXPORT = ("onnx", "safetensors")
+_CONVERT = ("optimum-onnx", "transformers", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +68,27 @@ def _examine() -> Iterator[_Finding]:
             ok=False,
         )
     yield from _providers()
-    missing = [name for name in _EXPORT if _version(name) is None]
-    for name in _EXPORT:
-        if name not in missing:
+    yield from _exporting()
+
+
+def _exporting() -> Iterator[_Finding]:
+    for name in (*_EXPORT, *_CONVERT):
+        if _version(name) is not None:
             yield _package(name, needed=False)
-    if missing:
+    lacks = [name for name in _EXPORT if _version(name) is None]
+    if lacks:
         yield _Finding(
-            f"not installed: {', '.join(missing)}; `torchless export` needs them: pip install 'torchless[cpu,optimum]'"
+            f"not installed: {', '.join(lacks)}; `torchless export` needs them: pip install 'torchless[cpu,export]'"
+        )
+        return
+    others = [name for name in _CONVERT if _version(name) is None]
+    if others:
+        yield _Finding("`torchless export` has what the architectures need whose graphs it writes", ok=True)
+        yield _Finding(
+            f"not installed: {', '.join(others)}; other architectures need them: pip install 'torchless[cpu,optimum]'"
         )
     else:
-        yield _Finding("`torchless export` has what it needs", ok=True)
+        yield _Finding("`torchless export` has what every architecture needs", ok=True)
 
 
 def _providers() -> Iterator[_Finding]:

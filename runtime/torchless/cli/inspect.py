@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
@@ -97,6 +98,9 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
             f"a text's {change} changes with its company in a batch by {drift.get(most, 0):.2g} at most, "
             f"{drift.get(mean, 0):.2g} on average"
         )
+    tuned = variant.tuning
+    if tuned:
+        yield _tuning(tuned)
     made = variant.quantization
     if made:
         risk = made.get("saturating_columns")
@@ -105,6 +109,18 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
             "have a wider scale, so that no text saturates on any processor"
             + (f" ({risk} would have, on the calibration texts)" if risk is not None else "")
         )
+
+
+def _tuning(tuned: Mapping[str, Any]) -> str:
+    """Return the line on a variant's tuning, as far as its record can be read."""
+    tried = [row for row in tuned.get("tried") or () if isinstance(row, dict)]
+    kept = next((row for row in tried if row.get("form") == tuned.get("form")), {})
+    times = kept.get("milliseconds")
+    shapes = (
+        ", ".join(f"{shape} {value} ms" for shape, value in times.items()) if isinstance(times, dict) else "unknown"
+    )
+    where = one_line(f"{tuned.get('processor')} with {tuned.get('threads')} threads", 80)
+    return f"tuned on {where}, the fastest of {len(tried)} forms: {one_line(shapes, 200)}"
 
 
 def _tokenizer(manifest: Manifest) -> str:

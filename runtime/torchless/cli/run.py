@@ -117,9 +117,7 @@ def command(
             )
         )
         if "labels" not in find_task(classify.task).axes:
-            raise InputError(
-                f"{bundle}: a bundle for {classify.task}, whose answers are no labels; use it from Python"
-            )
+            raise InputError(f"{bundle}: a bundle for {classify.task}, whose answers are no labels; use it from Python")
         labels = len(classify.labels)
         count = None if top_k is None else labels if top_k == "all" else min(int(top_k), labels)
         file = None

@@ -245,6 +245,22 @@ class TestOthers:
         ):
             assert part in result.stdout
 
+    def test_inspect_of_a_tuned_variant(self, bundle_copy: Path) -> None:
+        manifest = json.loads((bundle_copy / "torchless.json").read_bytes())
+        form = {"qkv": "one"}
+        manifest["variants"]["fp32"]["tuning"] = {
+            "processor": "a\x1b[31m processor", "threads": 2, "form": form,
+            "tried": [{"form": {}, "milliseconds": {"1x16": 3}}, {"form": form, "milliseconds": {"1x16": 2.5, "8x32": 9}}],
+        }  # fmt: skip
+        (bundle_copy / "torchless.json").write_text(json.dumps(manifest))
+        result = run("inspect", bundle_copy)
+        assert result.returncode == 0, result.stderr
+        said = r"tuned on a\x1b[31m processor with 2 threads, the fastest of 2 forms: 1x16 2.5 ms, 8x32 9 ms"
+        assert said in result.stdout
+        manifest["variants"]["fp32"]["tuning"] = {"from": "the future"}
+        (bundle_copy / "torchless.json").write_text(json.dumps(manifest))
+        assert run("inspect", bundle_copy).returncode == 0
+
     def test_inspect_json(self, sample_bundle: Path) -> None:
         shown = json.loads(run("inspect", sample_bundle, "--json").stdout)
         assert shown == json.loads((sample_bundle / "torchless.json").read_text(encoding="utf-8"))
