@@ -250,7 +250,9 @@ class TestOthers:
         form = {"qkv": "one"}
         manifest["variants"]["fp32"]["tuning"] = {
             "processor": "a\x1b[31m processor", "threads": 2, "form": form,
-            "tried": [{"form": {}, "milliseconds": {"1x16": 3}}, {"form": form, "milliseconds": {"1x16": 2.5, "8x32": 9}}],
+            "tried": [
+                {"form": {}, "milliseconds": {"1x16": 3}}, {"form": form, "milliseconds": {"1x16": 2.5, "8x32": 9}},
+            ],
         }  # fmt: skip
         (bundle_copy / "torchless.json").write_text(json.dumps(manifest))
         result = run("inspect", bundle_copy)
