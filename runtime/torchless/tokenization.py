@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +91,30 @@ class Tokenizer:
         if thorough:
             return int(max(added, max(self._plain.get_vocab(with_added_tokens=False).values(), default=-1)))
         return int(max(added, self._plain.get_vocab_size(with_added_tokens=False) - 1))
+
+    def check_fits(self, config: Mapping[str, Any], where: str, *, types: bool, thorough: bool) -> None:
+        """Check that the model has a row for whatever this tokenizer gives.
+
+        Args:
+            config: the model's `config.json`.
+            where: the bundle, for the message.
+            types: whether the graph takes token type ids.
+            thorough: as for `largest_id`.
+
+        Raises:
+            BundleError: an id beyond `vocab_size`, or a token type beyond `type_vocab_size`.
+        """
+        largest = max(self.largest_id(thorough=thorough), self.spec.pad_id or 0)
+        for found, key, what in (
+            (largest, "vocab_size", "token ids"),
+            (self.spec.pad_type_id if types else 0, "type_vocab_size", "token type ids"),
+        ):
+            size = config.get(key)
+            if isinstance(size, int) and 0 < size <= found:
+                raise BundleError(
+                    f"{where}: the tokenizer gives {what} up to {found}, config.json's {key} is {size}; "
+                    "they are not of one model: export it again"
+                )
 
     def encode(
         self,

@@ -132,7 +132,8 @@ class Pipeline(abc.ABC):
         self._session: Session | None = self._open_session()
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
-        self._check_vocabulary(bundle)
+        types = "token_type_ids" in self._graph_inputs
+        self._tokenizer.check_fits(bundle.config(), str(bundle.path), types=types, thorough=not bundle.verified)
         logger.debug(
             "%s: variant %s on %s, %d threads", bundle.path, self.variant, self.provider, self._session.threads
         )
@@ -383,21 +384,6 @@ class Pipeline(abc.ABC):
             ),
         }
         return {name: rows[name]() for name in self._graph_inputs}
-
-    def _check_vocabulary(self, bundle: Bundle) -> None:
-        config, spec = bundle.config(), self._tokenizer.spec
-        largest = max(self._tokenizer.largest_id(thorough=not bundle.verified), spec.pad_id or 0)
-        types = {"token_type_ids"} & set(self._graph_inputs)
-        for found, key, what in (
-            (largest, "vocab_size", "token ids"),
-            (spec.pad_type_id if types else 0, "type_vocab_size", "token type ids"),
-        ):
-            size = config.get(key)
-            if isinstance(size, int) and 0 < size <= found:
-                raise BundleError(
-                    f"{bundle.path}: the tokenizer gives {what} up to {found}, config.json's {key} is {size}; "
-                    "they are not of one model: export it again"
-                )
 
 
 def _reopen(kind: type[Pipeline], bundle: Bundle, options: Mapping[str, Any]) -> Pipeline:
