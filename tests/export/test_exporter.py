@@ -50,7 +50,6 @@ CASES: dict[str, dict[str, Any]] = {
     "deberta-v2 with relative positions": {
         "family": "deberta-v2", "labels": 5, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
         "position_biased_input": False, "position_buckets": 16, "share_att_key": True, "norm_rel_ebd": "layer_norm",
-        "converter": "optimum",
     },
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Self-attention: queries, keys and values, their products, and the product behind.
 
 Three things are done at export: 1 / sqrt(head size) goes into the queries' weights and bias; the keys' bias goes
-away, since it adds the same to every score of a query, which softmax does not see (unless positions turn it); the
-values' bias goes through the product behind, since the attention of a token sums to 1.
+away, since it adds the same to every score of a query, which softmax does not see (unless positions turn it, or have
+products with it); the values' bias goes through the product behind, since the attention of a token sums to 1.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from torchless_export.graph.families import Family, Linear
+from torchless_export.graph.disentangled import DisentangledScores
 from torchless_export.graph.form import Form
 from torchless_export.graph.nodes import MICROSOFT, Graph
+from torchless_export.graph.parts import Family, Linear
+from torchless_export.graph.positions import Positions
 from torchless_export.graph.products import add_product
 from torchless_export.graph.rotary import rotations
 from torchless_export.graph.scores import ScoreBias
@@ -28,7 +30,7 @@ _QUERY, _KEY, _VALUE = range(3)
 
 def sequence_first(family: Family, form: Form) -> bool:
     """Whether hidden states are (sequence, batch, hidden) instead of (batch, sequence, hidden)."""
-    return form.attention == "strided" and not family.rotary
+    return form.attention == "strided" and not family.rotary and not family.disentangled
 
 
 class Attention:
@@ -37,13 +39,21 @@ class Attention:
     Where only the first token is read (`first`), its row alone asks: (batch, 1) queries, all keys and values.
     """
 
-    def __init__(self, graph: Graph, tensors: Tensors, family: Family, spec: Spec, form: Form, bias: ScoreBias) -> None:
+    def __init__(
+        self, graph: Graph, tensors: Tensors, family: Family, spec: Spec, form: Form, positions: Positions
+    ) -> None:
         self._graph = graph
         self._tensors = tensors
         self._family = family
         self._spec = spec
         self._form = form
-        self._bias = bias
+        self._bias = ScoreBias(graph, tensors, family, spec, positions)
+        self._disentangled: DisentangledScores | None = None
+        if family.disentangled and spec.distances and (spec.distances.to_position or spec.distances.to_content):
+            content = (self._part(_QUERY)[0], self._part(_KEY)[0])
+            self._disentangled = DisentangledScores(
+                graph, tensors, family.disentangled, content, spec, spec.distances, positions
+            )
 
     def add(self, layer: int, x: str, rows: str, first: bool) -> str:
         """Add one layer's attention with its output product.
@@ -60,23 +70,28 @@ class Attention:
         graph, width = self._graph, self._spec.sizes["hidden"]
         name = f"layer.{layer}.attention"
         query, key, value = self._turned(layer, self._projections(layer, x, rows, first, name), first, name)
-        bias = self._bias.add(layer, first=first, square=self._form.attention == "multi-head")
-        if self._form.attention == "multi-head":
+        multi_head = self._form.attention == "multi-head" and not self._family.disentangled
+        bias = self._bias.add(layer, first=first, square=multi_head)
+        if multi_head:
             context = self._multi_head(query, key, value, bias, first, name)
             shape: tuple[int, ...] = (-1, width) if first else ()
         elif sequence_first(self._family, self._form):
             context = self._strided(query, key, value, bias, first, name)
             shape = (-1, width) if first else (0, 0, width)
         else:
-            context = self._matmul(query, key, value, bias, first, name)
+            context = self._matmul(layer, query, key, value, bias, first, name)
             shape = (-1, width) if first else (0, 0, width)
         return self._output(layer, graph.add("Reshape", context, graph.ints(*shape), name=name) if shape else context)
 
-    def _matmul(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
+    def _matmul(self, layer: int, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
         """Return (batch, sequence, heads, size), or (batch, heads, 1, size) for the first token."""
         graph = self._graph
         query, key, value = self._heads(query, key, value, first, name)
-        scores = graph.add("Add", graph.add("MatMul", query, key, name=name), bias, name=name)
+        if self._disentangled:
+            scores = self._disentangled.add(layer, query, key, first, name)
+        else:
+            scores = graph.add("MatMul", query, key, name=name)
+        scores = graph.add("Add", scores, bias, name=name)
         context = graph.add("MatMul", graph.add("Softmax", scores, name=name, axis=-1), value, name=name)
         return context if first else graph.add("Transpose", context, name=name, perm=[0, 2, 1, 3])
 
@@ -105,7 +120,10 @@ class Attention:
         )  # fmt: skip
 
     def _heads(self, query: str, key: str, value: str, first: bool, name: str) -> list[str]:
-        """Return queries (batch, heads, rows, size), keys (batch, heads, size, sequence) and values like queries."""
+        """Return queries (batch, heads, rows, size), keys (batch, heads, size, sequence) and values like queries.
+
+        For disentangled attention, keys are like values.
+        """
         graph, heads, size = self._graph, self._spec.sizes["heads"], self._spec.head_size
 
         def apart(tensor: str, *perm: int) -> str:
@@ -115,7 +133,8 @@ class Attention:
         rows = (
             graph.add("Reshape", query, graph.ints(0, heads, 1, size), name=name) if first else apart(query, 0, 2, 1, 3)
         )
-        return [rows, apart(key, 0, 2, 3, 1), apart(value, 0, 2, 1, 3)]
+        keys = apart(key, 0, 2, 1, 3) if self._disentangled else apart(key, 0, 2, 3, 1)
+        return [rows, keys, apart(value, 0, 2, 1, 3)]
 
     def _projections(self, layer: int, x: str, rows: str, first: bool, name: str) -> list[str]:
         """Return queries, keys and values, each (..., hidden), the queries scaled."""
@@ -156,19 +175,19 @@ class Attention:
 
     def _biased(self, which: int) -> bool:
         """Whether the product's bias reaches the scores."""
-        return which in (_QUERY, _KEY if self._family.rotary else _QUERY) and self._tensors.has_bias(
-            self._part(which)[0]
-        )
+        distances = self._spec.distances
+        key = self._family.rotary or (distances is not None and distances.to_content)
+        return (which == _QUERY or (which == _KEY and key)) and self._tensors.has_bias(self._part(which)[0])
 
     def _read_matrix(self, layer: int, which: int) -> Float32:
         part, index = self._part(which)
         matrix = self._tensors.matrix(self._tensors.path(part, layer), part, index)
-        return scaled(matrix, self._spec.head_size) if which == _QUERY else matrix
+        return scaled(matrix, self._spec.score_variance) if which == _QUERY else matrix
 
     def _read_bias(self, layer: int, which: int) -> Float32:
         part, index = self._part(which)
         bias = self._tensors.bias(self._tensors.path(part, layer), part, index)
-        return scaled(bias, self._spec.head_size) if which == _QUERY else bias
+        return scaled(bias, self._spec.score_variance) if which == _QUERY else bias
 
     def _turned(self, layer: int, projections: list[str], first: bool, name: str) -> list[str]:
         """Return queries and keys turned by their positions, where the family does; the first token's is 0: no turn."""

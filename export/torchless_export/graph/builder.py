@@ -7,9 +7,9 @@ import onnx
 from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.graph.encoder import Encoder
-from torchless_export.graph.families import Head, Norm
 from torchless_export.graph.form import Form, Target, default_form
 from torchless_export.graph.nodes import Graph
+from torchless_export.graph.parts import Head, Norm
 from torchless_export.graph.products import add_dense
 from torchless_export.graph.spec import Spec, family_of, read_spec
 from torchless_export.graph.tensors import Layout, Tensors

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import onnx
 
 from torchless.errors import CheckpointError
+from torchless_export.graph.activation import activate
 from torchless_export.graph.attention import Attention, sequence_first
-from torchless_export.graph.families import Embeddings, Family, Norm
+from torchless_export.graph.distances import Distances
 from torchless_export.graph.form import Form
 from torchless_export.graph.nodes import MICROSOFT, Graph
+from torchless_export.graph.parts import Embeddings, Family, Norm, Table
 from torchless_export.graph.positions import Positions
 from torchless_export.graph.products import add_dense
-from torchless_export.graph.scores import ScoreBias
 from torchless_export.graph.spec import Spec
 from torchless_export.graph.tensors import Tensors
 from torchless_export.weights import Float32
 
 __all__ = ["Encoder"]
+
+_FLOAT = onnx.TensorProto.FLOAT
 
 
 class Encoder:
@@ -31,8 +36,8 @@ class Encoder:
         self._spec = spec
         self._form = form
         self._positions = Positions(graph, 0 if sequence_first(family, form) else 1)
-        bias = ScoreBias(graph, tensors, family, spec, self._positions)
-        self._attention = Attention(graph, tensors, family, spec, form, bias)
+        self._tokens = ""
+        self._attention = Attention(graph, tensors, family, spec, form, self._positions)
 
     def add(self, *, first: bool, output: str = "") -> str:
         """Add the encoder.
@@ -49,11 +54,16 @@ class Encoder:
         x = self._embed()
         turned = output if self._positions.axis == 0 and not final and not first else ""
         for layer in range(last + 1):
-            read = first and layer == last and self._form.last_layer == "read"
-            x = add_layer(layer, x, first=read, output=output if layer == last and not final and not turned else "")
+            # A convolution reads all tokens that the layer gives.
+            distances = self._spec.distances if layer == 0 else None
+            convolution = distances if distances and distances.kernel else None
+            read = first and layer == last and self._form.last_layer == "read" and not convolution
+            named = output if layer == last and not final and not turned else ""
+            given = add_layer(layer, x, first=read, output="" if convolution else named)
+            x = self._convolve(convolution, x, given, named) if convolution else given
         if turned:
             return self._graph.add("Transpose", x, name="batch_first", output=output, perm=[1, 0, 2])
-        if first and self._form.last_layer == "whole":
+        if first and not read:
             x = self._first_token(x)
         return self.norm(x, final, self._tensors.path(final), output) if final else x
 
@@ -61,7 +71,11 @@ class Encoder:
         graph, tensors, spec, parts = self._graph, self._tensors, self._spec, self._family.embeddings
         word = f"{tensors.path(parts.word)}.weight"
         ids = self._along("input_ids")
-        x = graph.add("Gather", graph.constant(word, lambda: tensors.read(word)), ids, name="embeddings")
+        # Every token is of type 0: that row goes into a table that is read anyway, once and for all.
+        positioned = parts.position is not None and tensors.has(parts.position)
+        typed = parts.token_type if spec.sizes.get("types") and not spec.token_types else None
+        words = partial(self._summed, parts.word, None if positioned else typed)
+        x = graph.add("Gather", graph.constant(word, words), ids, name="embeddings")
         if parts.token_type and spec.token_types:
             types = f"{tensors.path(parts.token_type)}.weight"
             table = graph.constant(types, lambda: tensors.read(types))
@@ -71,31 +85,62 @@ class Encoder:
                 graph.add("Gather", table, self._along("token_type_ids"), name="token_types"),
                 name="embeddings",
             )
-        if parts.position:
-            x = graph.add("Add", x, self._position_rows(parts, ids), name="embeddings")
-        x = self.norm(x, parts.norm, tensors.path(parts.norm))
-        projection = tensors.projection
-        return add_dense(graph, tensors, x, projection, tensors.path(projection), self._form) if projection else x
+        if parts.position and positioned:
+            rows = partial(self._summed, parts.position, typed, spec.pad)
+            x = graph.add("Add", x, self._position_rows(parts, parts.position, rows, ids), name="embeddings")
+        if parts.projected_first:
+            x = self.norm(self._projected(x), parts.norm, tensors.path(parts.norm))
+        else:
+            x = self._projected(self.norm(x, parts.norm, tensors.path(parts.norm)))
+        return self._without_padding(x) if self._family.disentangled else x
 
-    def _position_rows(self, parts: Embeddings, ids: str) -> str:
-        tensors, spec = self._tensors, self._spec
-        if parts.position is None:
-            raise TypeError("a family without a position table has no rows of it")
-        name = f"{tensors.path(parts.position)}.weight"
-        types = f"{tensors.path(parts.token_type)}.weight" if parts.token_type and spec.sizes["types"] else ""
+    def _projected(self, x: str) -> str:
+        projection = self._tensors.projection
+        if projection is None:
+            return x
+        return add_dense(self._graph, self._tensors, x, projection, self._tensors.path(projection), self._form)
 
-        def table() -> Float32:
-            rows = tensors.read(name)[spec.pad :]
-            if not types or spec.token_types:
-                return rows
-            # Every token is of type 0: that row goes into every position's, once and for all.
-            total: Float32 = rows + tensors.read(types)[0]
-            if not np.isfinite(total).all():
-                raise CheckpointError(f"the tensors {name} and {types}: their sum overflows float32")
-            return total
+    def _without_padding(self, x: str, output: str = "") -> str:
+        """Return (batch, sequence, hidden) with 0 for padding."""
+        graph = self._graph
+        if not self._tokens:
+            tokens = graph.add("Cast", "attention_mask", name="tokens", to=_FLOAT)
+            self._tokens = graph.add("Unsqueeze", tokens, graph.ints(2), name="tokens")
+        return graph.add("Mul", x, self._tokens, name="tokens", output=output)
 
+    def _convolve(self, distances: Distances, embedded: str, x: str, output: str) -> str:
+        """Add DeBERTa's convolution of the embeddings to what the first layer gives, (batch, sequence, hidden)."""
+        graph, tensors, parts = self._graph, self._tensors, self._family.disentangled
+        if parts is None:
+            raise TypeError("a family without disentangled attention has no convolution")
+        path, norm = tensors.path(parts.convolution), parts.convolution.norm
+        names = [f"{path}.weight", f"{path}.bias"]
+        weights = [graph.constant(name, partial(tensors.read, name)) for name in names]
+        columns = graph.add("Transpose", embedded, name=path, perm=[0, 2, 1])
+        around = [distances.kernel // 2] * 2
+        made = graph.add("Conv", columns, *weights, name=path, pads=around, group=distances.groups)
+        made = graph.add("Transpose", made, name=path, perm=[0, 2, 1])
+        made = activate(graph, self._spec.words["convolution_activation"], made, path, self._form)
+        normed = self.norm(graph.add("Add", x, made, name=path), norm, tensors.path(norm))
+        return self._without_padding(normed, output)
+
+    def _summed(self, part: Table, other: Table | None, start: int = 0) -> Float32:
+        """Return a table's rows from `start` on, with the first row of `other` in each."""
+        name = f"{self._tensors.path(part)}.weight"
+        rows = self._tensors.read(name)[start:]
+        if other is None:
+            return rows
+        types = f"{self._tensors.path(other)}.weight"
+        with np.errstate(over="ignore"):
+            total: Float32 = rows + self._tensors.read(types)[0]
+        if not np.isfinite(total).all():
+            raise CheckpointError(f"the tensors {name} and {types}: their sum overflows float32")
+        return total
+
+    def _position_rows(self, parts: Embeddings, part: Table, table: Callable[[], Float32], ids: str) -> str:
+        name = f"{self._tensors.path(part)}.weight"
         if parts.count_from_pad:
-            return self._positions.counted_rows(ids, name, table, spec.pad)
+            return self._positions.counted_rows(ids, name, table, self._spec.pad)
         return self._positions.rows(name, table)
 
     def _along(self, ids: str) -> str:

@@ -21,7 +21,8 @@ class Form:
         qkv: queries, keys and values as three products, or as one product that is split.
         attention: "matmul": MatMul, Softmax, MatMul of ONNX; "strided": the same with hidden states of (sequence,
             batch, hidden), whose heads `com.microsoft.FusedMatMul` reads where they lie, without a copy (with rotary
-            positions as "matmul"); "multi-head": one `com.microsoft.MultiHeadAttention`.
+            positions as "matmul"); "multi-head": one `com.microsoft.MultiHeadAttention`. Disentangled attention, whose
+            scores are no product of queries and keys alone, is "matmul" in every form.
         gelu: the exact gelu as "gelu" (ONNX, opset 20), "contrib" (`com.microsoft.Gelu`), "bias" (`BiasGelu`, which
             adds the bias too), or "erf" (spelt out).
         norm: "layer": Add, then LayerNormalization; "skip": one `com.microsoft.SkipLayerNormalization`.

@@ -28,13 +28,16 @@ class Positions:
         self.axis = axis
         self._length = ""
 
+    def length(self) -> str:
+        """Return the number of columns, an int64 of one axis."""
+        if not self._length:
+            self._length = self._graph.add("Shape", "input_ids", name="length", start=1, end=2)
+        return self._length
+
     def first_rows(self, name: str, table: Callable[[], NDArray[Any]]) -> str:
         """Return as many rows of a constant table as the texts have columns: (sequence, ...)."""
-        graph = self._graph
-        if not self._length:
-            self._length = graph.add("Shape", "input_ids", name="length", start=1, end=2)
-        zero = graph.ints(0)
-        return graph.add("Slice", graph.constant(name, table), zero, self._length, zero, name="positions")
+        graph, zero = self._graph, self._graph.ints(0)
+        return graph.add("Slice", graph.constant(name, table), zero, self.length(), zero, name="positions")
 
     def rows(self, name: str, table: Callable[[], NDArray[Any]]) -> str:
         """Return the rows of a position table, (sequence, width), or (sequence, 1, width) where that is first."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torchless_export.graph.activation import activate, adds_bias
-from torchless_export.graph.families import Linear
 from torchless_export.graph.form import Form
 from torchless_export.graph.nodes import MICROSOFT, Graph
+from torchless_export.graph.parts import Linear
 from torchless_export.graph.tensors import Tensors
 from torchless_export.weights import Float32
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from torchless_export.graph.families import Family, Table
 from torchless_export.graph.nodes import Graph
+from torchless_export.graph.parts import Family, Table
 from torchless_export.graph.positions import Positions, distance_buckets
 from torchless_export.graph.spec import Spec
 from torchless_export.graph.tensors import Tensors
@@ -41,10 +41,12 @@ class ScoreBias:
         """
         graph, table = self._graph, self._family.relative_bias
         local = bool(self._spec.local) and self._spec.local[layer]
-        if table is None and not local and (first or not square):
+        both = self._family.disentangled is not None
+        if table is None and not local and not both and (first or not square):
             return self._share("mask", self._mask)
         kind = "local" if local else "all"
-        make = self._window if local else (lambda: self._relative(table)) if table else self._square_mask
+        plain = self._mask_of_both if both else self._square_mask
+        make = self._window if local else (lambda: self._relative(table)) if table else plain
         whole = self._share(kind, make)
         if not first:
             return whole
@@ -69,6 +71,12 @@ class ScoreBias:
         mask = self._share("mask", self._mask)
         column = graph.add("Transpose", mask, name="mask", perm=[0, 1, 3, 2])
         return graph.add("Add", mask, graph.add("Mul", column, graph.number(0.0), name="mask"), name="mask")
+
+    def _mask_of_both(self) -> str:
+        """Return 0 where key and query are tokens, else the lowest number, (batch, 1, sequence, sequence)."""
+        mask = self._share("mask", self._mask)
+        column = self._graph.add("Transpose", mask, name="mask", perm=[0, 1, 3, 2])
+        return self._graph.add("Min", mask, column, name="mask")
 
     def _relative(self, table: Table) -> str:
         """Return the mask and the bias by distance, (batch, heads, sequence, sequence)."""

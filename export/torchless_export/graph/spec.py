@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.graph.activation import ACTIVATIONS
-from torchless_export.graph.families import FAMILIES, Family, Setting
+from torchless_export.graph.distances import Distances, read_distances
+from torchless_export.graph.families import FAMILIES
+from torchless_export.graph.parts import Family, Setting
 from torchless_export.graph.rotary import read_rotary
 
 __all__ = ["TASKS", "Spec", "family_of", "read_spec"]
@@ -37,6 +39,7 @@ class Spec:
         thetas: the bases of rotary positions in layers that see all tokens, and in those that do not.
         pad: the id that positions are counted from, where they are.
         token_types: token type ids are an input; otherwise every token is of type 0.
+        distances: of a family with disentangled attention.
     """
 
     sizes: Mapping[str, int]
@@ -47,6 +50,7 @@ class Spec:
     token_types: bool
     local: tuple[bool, ...] = ()
     thetas: tuple[float, float] = (0.0, 0.0)
+    distances: Distances | None = None
 
     @property
     def layers(self) -> int:
@@ -57,6 +61,11 @@ class Spec:
     def head_size(self) -> int:
         """The width of one attention head."""
         return self.sizes["hidden"] // self.sizes["heads"]
+
+    @property
+    def score_variance(self) -> int:
+        """How many products of two numbers a score sums: it is divided by the root."""
+        return self.head_size * (self.distances.terms if self.distances else 1)
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
@@ -96,7 +105,7 @@ def read_spec(checkpoint: Checkpoint, family: Family) -> Spec:
         elif isinstance(setting.default, str):
             words[name] = config.word(setting)
         elif isinstance(setting.default, int) and name != "pad":
-            sizes[name] = config.size(setting)
+            sizes[name] = config.size(setting, sizes.get(setting.same_as))
     sizes["labels"] = len(checkpoint.labels)
     count = 1
     for name in ("layers", "inner"):
@@ -110,6 +119,9 @@ def read_spec(checkpoint: Checkpoint, family: Family) -> Spec:
         config.refuse("num_hidden_groups", sizes["groups"], f"at most the number of layers, {sizes['layers']}")
     counted = family.embeddings.count_from_pad
     rotary = read_rotary(checkpoint, sizes) if family.rotary else None
+    distances = read_distances(checkpoint, sizes, flags["relative"]) if family.disentangled else None
+    if distances:
+        sizes["distances"] = 2 * distances.span
     return Spec(
         sizes=sizes,
         words=words,
@@ -119,6 +131,7 @@ def read_spec(checkpoint: Checkpoint, family: Family) -> Spec:
         token_types=sizes.get("types", 0) > 1 and _gives_token_types(checkpoint, family),
         local=rotary.local if rotary else (),
         thetas=rotary.thetas if rotary else (0.0, 0.0),
+        distances=distances,
     )
 
 
@@ -137,8 +150,8 @@ class _Config:
             wanted = " or ".join(repr(value) for value in allowed)
             self.refuse(key, self._values[key], f"{wanted}: the graph builder knows no other; use --converter optimum")
 
-    def size(self, setting: Setting) -> int:
-        key, value = self._find(setting)
+    def size(self, setting: Setting, default: int | None = None) -> int:
+        key, value = self._find(setting if default is None else replace(setting, default=default))
         if not _is_integer(value) or not 0 < value < _MOST:
             # A table of token types may be empty, or absent.
             if key == "type_vocab_size" and value == 0 and _is_integer(value):

@@ -11,13 +11,13 @@ import numpy as np
 
 from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
-from torchless_export.graph.families import Family, Linear, Norm, Table
+from torchless_export.graph.parts import Convolution, Family, Linear, Norm, Table
 from torchless_export.graph.spec import Spec
 from torchless_export.weights import Float32, Weights
 
 __all__ = ["Layout", "Tensors", "scaled"]
 
-Part = Linear | Norm | Table
+Part = Linear | Norm | Table | Convolution
 
 # Names that normalizations had before transformers 2; it still renames them as it loads.
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
@@ -60,7 +60,11 @@ class Layout:
 
     def has_bias(self, part: Linear | Norm) -> bool:
         """Whether the part has a bias, which some configs say."""
-        return self._spec.flags[part.bias] if part.bias else True
+        return part.bias is not None and (not part.bias or self._spec.flags[part.bias])
+
+    def has(self, table: Table) -> bool:
+        """Whether the table is there, which some configs say."""
+        return not table.when or self._spec.flags[table.when]
 
     def head_path(self, part: Linear | Norm) -> str:
         """Return the full path of a part of the head."""
@@ -94,9 +98,10 @@ class Layout:
         family, sizes = self._family, self._spec.sizes
         embeddings = family.embeddings
         for part in _parts(embeddings):
-            absent = part is embeddings.token_type and not sizes["types"]
+            absent = isinstance(part, Table) and not (sizes[part.rows] and self.has(part))
             if not absent and (part is not embeddings.projection or self.projection):
                 yield from self._shapes(self.path(part), part)
+        yield from self._disentangled()
         if family.relative_bias:
             yield from self._shapes(self.path(family.relative_bias), family.relative_bias)
         for layer in range(self._spec.layers):
@@ -109,6 +114,25 @@ class Layout:
             for part, _ in family.head.steps:
                 yield from self._shapes(self.head_path(part), part)
 
+    def _disentangled(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        parts, distances, hidden = self._family.disentangled, self._spec.distances, self._spec.sizes["hidden"]
+        if not parts or not distances:
+            return
+        if self.has(parts.table):
+            yield from self._shapes(self.path(parts.table), parts.table)
+        if distances.normalized:
+            yield from self._shapes(self.path(parts.norm), parts.norm)
+        if not distances.shared:
+            asked = ((parts.key, distances.to_position), (parts.query, distances.to_content))
+            for part in (part for part, there in asked if there):
+                for layer in range(self._spec.layers):
+                    yield from self._shapes(self.path(part, layer), part)
+        if distances.kernel:
+            path, norm = self.path(parts.convolution), parts.convolution.norm
+            yield f"{path}.weight", (hidden, hidden // distances.groups, distances.kernel)
+            yield f"{path}.bias", (hidden,)
+            yield from self._shapes(self.path(norm), norm)
+
     @property
     def projection(self) -> Linear | None:
         """The product from the embeddings' width to the model's, where there is one."""
@@ -116,7 +140,7 @@ class Layout:
         same = embeddings.projection is None or sizes["embedding"] == sizes["hidden"]
         return None if same and not embeddings.always_projected else embeddings.projection
 
-    def _shapes(self, path: str, part: Part) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _shapes(self, path: str, part: Linear | Norm | Table) -> Iterator[tuple[str, tuple[int, ...]]]:
         sizes = self._spec.sizes
         if isinstance(part, Table):
             yield f"{path}.weight", (sizes[part.rows], sizes[part.width])
@@ -160,12 +184,12 @@ class Tensors(Layout):
         return self._weights.read(self._found(name))
 
 
-def scaled(array: Float32, head_size: int) -> Float32:
-    """Return `array` by 1 / sqrt(head_size), rounded once."""
-    return (array * np.float64(1 / math.sqrt(head_size))).astype(np.float32)
+def scaled(array: Float32, variance: int) -> Float32:
+    """Return `array` by 1 / sqrt(variance), rounded once."""
+    return (array * np.float64(1 / math.sqrt(variance))).astype(np.float32)
 
 
-def _parts(row: Any) -> Iterator[Part]:
+def _parts(row: Any) -> Iterator[Linear | Norm | Table]:
     for entry in dataclasses.fields(row):
         value = getattr(row, entry.name)
         if isinstance(value, Linear | Norm | Table):

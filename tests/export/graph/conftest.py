@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 pytest.importorskip("transformers")
 pytest.importorskip("torch")
@@ -35,6 +36,17 @@ _KEYS = {
         "hidden_act": "activation",
     },
     "modernbert": {"hidden_act": "hidden_activation"},
+}
+# What its checkpoints have, and its config class does not.
+_DEFAULTS = {
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    }
 }
 # Without these, configs point at tokens beyond a small vocabulary.
 _ALWAYS = {
@@ -65,7 +77,8 @@ def random_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     ) -> Model:
         keys = _KEYS.get(family, {})
         given = (
-            {keys.get(key, key): value for key, value in config.items()}
+            _DEFAULTS.get(family, {})
+            | {keys.get(key, key): value for key, value in config.items()}
             | {"num_labels": labels}
             | _ALWAYS.get(family, {})
         )

@@ -14,83 +14,17 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from built_graphs import SMALL, built, check, largest_length, run, texts
 from torchless_export import graph
-from torchless_export.checkpoint import Checkpoint, open_checkpoint
+from torchless_export.checkpoint import open_checkpoint
 from torchless_export.graph import Form
 from torchless_export.graph.activation import ACTIVATIONS
 from torchless_export.graph.families import FAMILIES
 from torchless_export.quantize import quantize_dynamic_int8
-from torchless_export.weights import Weights
 
 ort = pytest.importorskip("onnxruntime")
-
-Arrays = dict[str, NDArray[Any]]
-COUNT_FROM_PAD = {name for name, family in FAMILIES.items() if family.embeddings.count_from_pad}
-SMALL = {
-    "vocab_size": 60,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "max_position_embeddings": 40,
-}
-
-
-def built(checkpoint: Checkpoint, **options: Any) -> onnx.ModelProto:
-    with Weights(checkpoint) as weights:
-        return graph.build(checkpoint, weights, **options)
-
-
-def run(model: onnx.ModelProto, inputs: Arrays, level: Any = None) -> NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    if level is not None:
-        options.graph_optimization_level = level
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})[0]
-
-
-def texts(batch: int, length: int, mask: str, *, seed: int, pad: int, vocab: int, types: bool) -> Arrays:
-    """Return random inputs whose mask is of one kind; every text has a token, as tokenizers give them."""
-    chance = np.random.default_rng(seed)
-    attention = np.ones((batch, length), dtype=np.int64)
-    for row in attention[:: 1 if mask in ("one", "holes") else 2]:
-        kept = int(chance.integers(1, length + 1))
-        if mask == "right":
-            row[kept:] = 0
-        elif mask == "left":
-            row[: length - kept] = 0
-        elif mask == "one":
-            row[:] = 0
-            row[chance.integers(length)] = 1
-        elif mask == "holes":
-            row[chance.random(length) < 0.4] = 0
-            row[chance.integers(length)] = 1
-    ids = chance.integers(0, vocab, (batch, length))
-    ids[(ids == pad) & (chance.random(ids.shape) < 0.8)] = vocab - 1
-    inputs = {"input_ids": np.where(attention, ids, pad), "attention_mask": attention}
-    if types:
-        inputs["token_type_ids"] = chance.integers(0, 2, (batch, length))
-    return inputs
-
-
-def largest_length(checkpoint: Checkpoint) -> int:
-    positions = int(checkpoint.config["max_position_embeddings"])
-    pad = 1 if checkpoint.architecture == "mpnet" else checkpoint.config.get("pad_token_id", 0)
-    return positions - pad - 1 if checkpoint.architecture in COUNT_FROM_PAD else positions
-
-
-def check(model: Any, inputs: Arrays, onnx_model: onnx.ModelProto, tolerance: float = 1e-5, **options: Any) -> None:
-    names = {i.name for i in onnx_model.graph.input}
-    want = model.answers({name: array for name, array in inputs.items() if name in names})
-    got = run(onnx_model, inputs, **options)
-    assert got.shape == want.shape
-    assert np.isfinite(got).all()
-    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, float(np.abs(want).max())))
 
 
 @st.composite
@@ -178,7 +112,7 @@ def test_every_activation(activation: str, random_model: Callable[..., Any]) -> 
     check(model, inputs, built(model.checkpoint))
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "mpnet"])
 def test_text_of_nothing_but_padding_is_finite(family: str, random_model: Callable[..., Any]) -> None:
     model = random_model(family, **SMALL)
     inputs = texts(2, 5, "none", seed=3, pad=1, vocab=60, types=True)
@@ -233,7 +167,7 @@ def test_modernberts_biases_and_pooling(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "mpnet"])
 def test_weights_of_half_precision(family: str, dtype: str, random_model: Callable[..., Any]) -> None:
     model = random_model(family, dtype=dtype, **SMALL)
     inputs = texts(2, 9, "right", seed=5, pad=1, vocab=60, types=FAMILIES[family].token_types)
@@ -269,6 +203,9 @@ def test_shards_and_the_old_names_of_norms(random_model: Callable[..., Any], tmp
         ("bert", {"tokenizer_class": "PreTrainedTokenizerFast"}, True),
         ("bert", {"tokenizer_class": "XLMRobertaTokenizerFast"}, False),
         ("bert", {"tokenizer_class": "BertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}, False),
+        ("deberta-v2", {}, True),
+        ("deberta-v2", {"tokenizer_class": "DebertaV2Tokenizer"}, True),
+        ("deberta-v2", {"tokenizer_class": "XLMRobertaTokenizer"}, False),
         ("roberta", {}, False),
         ("roberta", {"tokenizer_class": "RobertaTokenizer"}, False),
         ("roberta", {"tokenizer_class": "BertTokenizer"}, True),
@@ -286,9 +223,10 @@ def test_token_types_are_an_input_where_the_tokenizer_gives_them(
     check(model, texts(2, 9, "right", seed=7, pad=1, vocab=60, types=True), made)
 
 
-def test_products_are_fused_after_quantization(random_model: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["deberta-v2", "distilbert"])
+def test_products_are_fused_after_quantization(family: str, random_model: Callable[..., Any], tmp_path: Path) -> None:
     """Nothing of DynamicQuantizeLinear's and MatMulInteger's long form is left when ONNX Runtime has loaded it."""
-    model = random_model("distilbert", **SMALL)
+    model = random_model(family, **SMALL)
     for form in graph.candidates("cpu"):
         quantized = quantize_dynamic_int8(built(model.checkpoint, form=form), [])
         options = ort.SessionOptions()
