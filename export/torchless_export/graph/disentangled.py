@@ -87,19 +87,20 @@ class DisentangledScores:
     def _shifted(self, by_distance: str, name: str) -> str:
         """Return (batch, heads, sequence, sequence) of (batch, heads, sequence, 2 * sequence).
 
-        Column j of row i is that of distance j - i + length - 1 from 0: rows of one column less, laid over the same
-        numbers, start one number later each, and have it in column j + length - 1.
+        Token j is in row i's column j - i + length - 1. Rows of one column less, laid over the same numbers, start i
+        numbers earlier in the i-th, so that it is in column j + length - 1 of them all.
         """
         graph, share = self._graph, self._share
         length = self._positions.length()
-        one, zero, last = graph.ints(1), graph.ints(0), graph.ints(3)
-        row = share("row", lambda: graph.add("Sub", self._double(), one, name="shift"))
+        one, zero = graph.ints(1), graph.ints(0)
+        double = partial(graph.add, "Add", length, length, name="shift")
+        row = share("row", lambda: graph.add("Sub", double(), one, name="shift"))
         kept = share("kept", lambda: graph.add("Mul", length, row, name="shift"))
         shape = share("shape", lambda: graph.add("Concat", graph.ints(0, 0), length, row, name="shift", axis=0))
         start = share("start", lambda: graph.add("Sub", length, one, name="shift"))
         flat = graph.add("Reshape", by_distance, graph.ints(0, 0, -1), name=name)
         flat = graph.add("Slice", flat, zero, kept, graph.ints(2), name=name)
-        return graph.add("Slice", graph.add("Reshape", flat, shape, name=name), start, row, last, name=name)
+        return graph.add("Slice", graph.add("Reshape", flat, shape, name=name), start, row, graph.ints(3), name=name)
 
     def _rows(self, which: str) -> str:
         """Return the rows of a run's distances.
@@ -110,25 +111,22 @@ class DisentangledScores:
         return self._share(f"rows, {which}", partial(self._make_rows, which))
 
     def _make_rows(self, which: str) -> str:
-        graph, most = self._graph, self._distances.furthest
+        graph = self._graph
         if which == "first":
             length = self._positions.length()
             start = self._share("start", lambda: graph.add("Sub", length, graph.ints(1), name="shift"))
             return graph.add("Slice", self._rows("ahead"), start, graph.ints(-1), graph.ints(0), name="distances")
         table = graph.constant(f"distances.{which}", lambda: self._distances.rows()[:: -1 if which == "ahead" else 1])
-        return graph.add("Gather", table, self._share("distances", partial(self._clipped, most)), name="distances")
+        return graph.add("Gather", table, self._share("distances", self._clipped), name="distances")
 
-    def _clipped(self, most: int) -> str:
-        """Return 1 - length to length, each at most `most` from 0, plus `most`."""
-        graph = self._graph
+    def _clipped(self) -> str:
+        """Return the entries of `Distances.rows` for 1 - length to length: those beyond the furthest are its own."""
+        graph, most = self._graph, self._distances.furthest
         add = partial(graph.add, name="distances")
         length = add("Squeeze", self._positions.length())
         start = add("Sub", graph.index(1), length)
         distance = add("Range", start, add("Add", length, graph.index(1)), graph.index(1))
         return add("Add", add("Clip", distance, graph.index(-most), graph.index(most)), graph.index(most))
-
-    def _double(self) -> str:
-        return self._graph.add("Mul", self._positions.length(), self._graph.ints(2), name="shift")
 
     def _gathered(self, table: str, rows: str) -> str:
         """Return (heads, distances, size) of (heads, rows, size)."""
