@@ -16,6 +16,7 @@ import pytest
 from torchless_bench.contenders import CONTENDERS
 from torchless_bench.targets import TARGETS
 from torchless_bench.workloads import WORKLOADS
+from untraced import UNTRACED
 
 Result = subprocess.CompletedProcess[str]
 QUICK = ("--rounds", "2", "--seconds", "0.01", "--threads", "1")
@@ -133,7 +134,9 @@ def test_wrong_files(sample_bundle: Path, tmp_path: Path) -> None:
 def test_interrupted(sample_bundle: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
     given = ["--contenders", "torchless-fp32,torchless-int8", "--workloads", "1x8", "--rounds", "100000"]
     command = [sys.executable, "-m", "torchless", "bench", sample_bundle, *given, "--output", tmp_path / "bench.json"]
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=UNTRACED
+    ) as process:
         assert process.stderr is not None
         while b"100000 rounds" not in process.stderr.readline():
             assert process.poll() is None

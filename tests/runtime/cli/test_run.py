@@ -21,6 +21,7 @@ import pytest
 from torchless.cli.resume import ResumableFile
 from torchless.cli.run import windows
 from torchless.records import RecordReader, open_records
+from untraced import UNTRACED
 
 Result = subprocess.CompletedProcess[str]
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -84,7 +85,7 @@ def stop(
 ) -> subprocess.CompletedProcess[str]:
     """Run, and send the signal `delay` seconds after `after` records are done by the journal, or written if 0."""
     end = time.monotonic() + 120
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=UNTRACED) as process:
         while process.poll() is None and time.monotonic() < end:
             try:
                 if records_done(folder) >= after:
