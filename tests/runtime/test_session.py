@@ -6,6 +6,8 @@ import dataclasses
 import gc
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -451,3 +453,18 @@ def test_a_gpu_runs_the_sample_bundle(sample_bundle):
     assert open_session.provider == CUDA_PROVIDER
     wanted = real(sample_bundle, threads=1).run(batch([2, 5, 3]))
     np.testing.assert_allclose(open_session.run(batch([2, 5, 3])), wanted, atol=1e-2)
+
+
+def test_nothing_is_told_to_anyone(sample_bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps a database under the user's home, and a thread."""
+    code = (
+        "import sys, torchless; torchless.pipeline(model=sys.argv[1], device='cpu', threads=1)('dull'); "
+        "import os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sample_bundle)],
+        env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "1\n", done.stderr
+    assert list(tmp_path.rglob("*")) == []

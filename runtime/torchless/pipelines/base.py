@@ -65,8 +65,9 @@ class Pipeline(abc.ABC):
     In a process that was forked, as multiprocessing's "fork" does, a pipeline opens a session of its own at the first
     call. The inherited one has lost its threads and is left alone, never run and never destroyed, since either would
     wait for them for ever. On CUDA a forked process cannot go on at all: start it by "spawn" or "forkserver". Whoever
-    calls `os.fork` by hand must not do so while another thread is inside a pipeline, and must end the child with
-    `os._exit`, as multiprocessing does: `sys.exit` runs ONNX Runtime's own clean-up, which waits for those threads too.
+    calls `os.fork` by hand must not do so while another thread is inside a pipeline, and should end the child with
+    `os._exit`, as multiprocessing does: `sys.exit` runs ONNX Runtime's own clean-up, which waits for those threads too
+    where its telemetry was not switched off before it was loaded (torchless does).
 
     Attributes:
         task: the task's name.
