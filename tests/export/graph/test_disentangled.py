@@ -32,7 +32,8 @@ PLAIN = Distances(
 @st.composite
 def cases(draw: Any) -> dict[str, Any]:
     heads = draw(st.sampled_from([1, 2, 3, 5]))
-    hidden = heads * draw(st.sampled_from([2, 4, 6]))
+    # In a norm over fewer numbers the last digit of one can decide the sign of another.
+    hidden = heads * draw(st.sampled_from([size for size in (2, 4, 6, 8) if heads * size >= 8]))
     buckets = draw(st.sampled_from([-1, 0, 4, 6, 8, 16, 32, 256]))
     least = max(buckets // 2 + 3, 1)
     config = {
