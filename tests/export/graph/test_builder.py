@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from built_graphs import SMALL, built, check, largest_length, run, texts
+from comparison import TRANSFORMERS
 from torchless_export import graph
 from torchless_export.checkpoint import open_checkpoint
 from torchless_export.graph import Form
@@ -25,6 +26,14 @@ from torchless_export.graph.families import FAMILIES
 from torchless_export.quantize import quantize_dynamic_int8
 
 ort = pytest.importorskip("onnxruntime")
+
+
+def _masks(family: str) -> list[str]:
+    # What a masked token sees where its whole window is masked is not the same in transformers 4.57 and 5. The graph is
+    # 4.57's there; only a classifier that reads such a token, the first one, could tell.
+    if family == "modernbert" and TRANSFORMERS >= (5, 0):
+        return ["none", "right"]
+    return ["none", "right", "left", "holes", "one"]
 
 
 @st.composite
@@ -61,7 +70,7 @@ def cases(draw: Any) -> dict[str, Any]:
         "seed": draw(st.integers(0, 9)),
         "batch": draw(st.integers(1, 4)),
         "length": draw(st.floats(0, 1)),
-        "mask": draw(st.sampled_from(["none", "right", "left", "holes", "one"])),
+        "mask": draw(st.sampled_from(_masks(family))),
         "form": Form(
             qkv=draw(st.sampled_from(["three", "one"])),
             attention=draw(st.sampled_from(["matmul", "strided", "multi-head"])),
