@@ -29,8 +29,9 @@ ort = pytest.importorskip("onnxruntime")
 
 
 def _masks(family: str) -> list[str]:
-    # What a masked token sees where its whole window is masked is not the same in transformers 4.57 and 5. The graph is
-    # 4.57's there; only a classifier that reads such a token, the first one, could tell.
+    # What a masked token sees where its whole window is masked is another thing in the attention that transformers 5
+    # takes unasked (SDPA) than in its eager one and in 4.57, which agree with the graph. Only a classifier that reads
+    # such a token, the first one, could tell.
     if family == "modernbert" and TRANSFORMERS >= (5, 0):
         return ["none", "right"]
     return ["none", "right", "left", "holes", "one"]
