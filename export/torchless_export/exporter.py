@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -138,7 +137,6 @@ class _Making:
         self._clock = clock
         self._length = min(bundling.manifest.tokenizer.max_length or _JUDGED_LENGTH, _JUDGED_LENGTH)
         self._calibration: list[Arrays] | None = None
-        self._quantization: dict[str, Any] = {}
         self._tunings: dict[str, Tuning] = {}
         # The graph in float32 that was made last, since every variant starts from one.
         self._graphs: dict[Form | None, onnx.ModelProto] = {}
@@ -164,6 +162,7 @@ class _Making:
             verdicts |= self._judge(again, min_agreement)
         for name, verdict in verdicts.items():
             self._bundling.judged(name, verdict.to_manifest())
+        made = self._bundling.manifest.variants
         return ExportReport(
             checkpoint=self._source.name,
             bundle=None,
@@ -174,8 +173,8 @@ class _Making:
                 name: VariantReport(
                     size=self._bundling.size(name),
                     parity=verdicts[name],
-                    quantization=self._quantization.get(name),
-                    tuning=self._bundling.manifest.variants[name].tuning,
+                    quantization=made[name].quantization,
+                    tuning=made[name].tuning,
                 )
                 for name in variants
             },
@@ -187,7 +186,6 @@ class _Making:
         tuned = self._tunings.get(name)
         if tuned is not None and form is not None:
             variant = replace(variant, tuning=tuned.to_manifest(form))
-        self._quantization[name] = variant.quantization
         self._bundling.put(name, graph, variant)
 
     def _variant(self, name: str, form: Form | None, *, calibrated: bool) -> tuple[onnx.ModelProto, Variant]:
