@@ -219,7 +219,8 @@ class _Making:
                 paths[form] = scratch / f"{number}.onnx"
                 save(graph, paths[form])
             with self._clock.step("tune") as tell:
-                vocabulary = int(self._source.config["vocab_size"])
+                # Unsaid, it is the architecture's own default, and every one of those is larger.
+                vocabulary = int(self._source.config.get("vocab_size", 1000))
                 return tuning.tune(paths, variant, self._shapes, vocabulary=vocabulary, progress=tell)
 
     def _calibrating(self, graph: onnx.ModelProto) -> list[Arrays]:

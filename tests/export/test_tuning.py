@@ -169,3 +169,15 @@ def test_only_written_graphs_have_forms(sample_checkpoint: Path, tmp_path: Path)
     pytest.importorskip("optimum")
     with pytest.raises(InputError, match="tune: the converter optimum has nothing to tune"):
         export(sample_checkpoint, tmp_path / "bundle", tune=True, converter="optimum", calibration=TEXTS)
+
+
+@pytest.mark.usefixtures("fast_rounds")
+def test_a_config_that_leaves_the_vocabulary_to_its_default(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint("distilbert", vocab_size=30522)
+    config = json.loads((checkpoint / "config.json").read_bytes())
+    del config["vocab_size"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    report = export(checkpoint, tmp_path / "bundle", variants="fp32", tune="1x4", calibration=TEXTS)
+    assert report.variants["fp32"].tuning is not None
