@@ -186,14 +186,16 @@ def _cpu_seconds() -> tuple[float, float, float] | None:
     """Return CPU seconds so far: those that the machine had, those it was busy, those of this process and its children.
 
     From the first line of `/proc/stat` (Linux, proc_stat(5)): ticks in user, nice, system, idle, iowait, irq, softirq
-    and steal. None on other systems.
+    and steal. Summed as whole numbers and without the two that are idle (iowait can fall), so that no later value is
+    below an earlier one. None on other systems.
     """
     try:
         with open("/proc/stat", encoding="ascii") as file:
-            ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in file.readline().split()[1:9]]
+            user, nice, system, idle, iowait, *others = (int(word) for word in file.readline().split()[1:9])
     except (OSError, ValueError):
         return None
-    return sum(ticks), sum(ticks) - ticks[3] - ticks[4], sum(os.times()[:4])
+    busy, second = user + nice + system + sum(others), os.sysconf("SC_CLK_TCK")
+    return (busy + idle + iowait) / second, busy / second, sum(os.times()[:4])
 
 
 def _plain(value: Any) -> Any:
