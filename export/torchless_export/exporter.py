@@ -34,7 +34,10 @@ _JUDGED_LENGTH = 1024
 
 # Texts on which the columns that would saturate are counted: for the report alone, since what is done about them
 # holds for every text.
-_COUNTED = 64
+_COUNTED = 16
+
+# Texts that judge where no agreement was promised: fp32 is either equal or not, and of the rest nothing is asked.
+_UNPROMISED = 64
 
 Progress = Callable[[str, int, int], None]
 
@@ -63,7 +66,8 @@ def export(
         converter: "graph", which writes the graph from the weights, "optimum", which has PyTorch trace the model, or
             "auto": the first where it knows the architecture.
         calibration: texts that judge, as a file or a sequence; None: the set that ships with this package.
-        min_agreement: the share of answers that a variant other than fp32 must keep.
+        min_agreement: the share of answers that a variant other than fp32 must keep; 0 asks for none, and a few texts
+            judge.
         tune: time the few forms that a graph can be written in, on this machine, and keep the fastest that passes:
             True, or the shapes (batch, tokens) to time, as "1x16,32x32" or a sequence of such; None: the form that
             won where it was measured before.
@@ -239,11 +243,12 @@ class _Making:
 
     def _judge(self, variants: Sequence[str], min_agreement: float) -> dict[str, Parity]:
         self._graphs.clear()
+        texts = self._texts.judging[: None if min_agreement else _UNPROMISED]
         with self._clock.step("compare") as tell, contextlib.ExitStack() as stack:
             return parity.judge(
                 {name: stack.enter_context(self._bundling.open(name)) for name in variants},
                 self._original,
-                (*self._texts.judging, over_long(self._texts.judging, 8 * self._length)),
+                (*texts, over_long(texts, 8 * self._length)),
                 source=self._texts.source,
                 max_length=self._length,
                 min_agreement=min_agreement,
