@@ -25,6 +25,7 @@ from torchless.limits import position_limit
 from torchless.manifest import GRAPH_INPUTS, FileEntry, Manifest, OutputSpec, Variant
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.tasks import find_task
+from torchless_export.alignment import aligned
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.onnx_graph import opset_version
 from torchless_export.originals import Original
@@ -187,7 +188,8 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
     """
     try:
         if graph.ByteSize() < _INLINE_LIMIT:
-            path.write_bytes(graph.SerializeToString())
+            with path.open("wb") as file:
+                file.writelines(aligned(graph))
         else:
             onnx.save(graph, path, save_as_external_data=True, location=path.name + ".data", size_threshold=1024)
     except (ValueError, RuntimeError) as error:  # protobuf's refusals

@@ -8,17 +8,18 @@ The invariants, in the order in which they are checked:
    is the next two points.
 3. Its size is the manifest's, by `fstat` and before anything is read.
 4. Its SHA-256 is the manifest's, over what the open descriptor gives.
-5. What was hashed is what is used: small files as the bytes that were read, model files through the
-   descriptor that was hashed, so that a rename in between changes nothing.
+5. What was hashed is what is used: small files as the bytes that were read, model files as the mapping
+   or through the descriptor that was hashed, so that a rename in between changes nothing.
 6. `config.json` names the same labels as the manifest.
 
 A file replaced by a rename after that changes nothing for what is open. One overwritten in place is another matter:
-external data is read from the mapped file for as long as the session lives, so whoever may write into a bundle's
-files is trusted with its answers.
+weights are read from the mapped file for as long as the session lives, so whoever may write into a bundle's files is
+trusted with its answers, and with the process: one that is cut short in place ends it (SIGBUS).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -33,6 +34,7 @@ from typing import Any
 from torchless import strict_json
 from torchless.errors import BundleError
 from torchless.manifest import MANIFEST_NAME, FileEntry, Manifest
+from torchless.onnx_file import without_weights
 
 # tokenizer.json of a 250,000-word vocabulary has 17 MiB, config.json a few KiB: these are walls, not sizes.
 _SMALL = 16 << 20
@@ -44,8 +46,9 @@ class ModelSource:
     """A model that may be given to ONNX Runtime.
 
     Attributes:
-        model: the path to open, or the bytes themselves where the system cannot reopen a descriptor.
-        external: the external data by the name that the graph gives it, each mapped read-only.
+        model: the path to open; or bytes: the graph without its weights, or all of it where the system cannot reopen a
+            descriptor.
+        external: the files that its weights lie in, by the name that the graph gives them, each mapped read-only.
         name: the model's file name, for messages.
     """
 
@@ -134,8 +137,8 @@ class Bundle:
     def model(self, variant: str) -> Iterator[ModelSource]:
         """Open the files of `variant`, checked, for as long as the `with` lasts.
 
-        ONNX Runtime has read all it needs when the session stands; mapped external data lives on
-        as long as the session refers to it.
+        ONNX Runtime has read all it needs when the session stands, but for mapped weights, which live on as long as
+        the session refers to them.
 
         Raises:
             BundleError: as `read`.
@@ -143,22 +146,28 @@ class Bundle:
         names = self.manifest.variants[variant].files
         with ExitStack() as stack:
             descriptors = {name: stack.enter_context(_open(self.path / name, None)) for name in names}
-            if self.verified:
-                for name, descriptor in descriptors.items():
-                    entry = self.manifest.entry(name)
-                    self._check_size(entry, descriptor)
-                    self._check_digest(entry, _digest(descriptor))
             first = names[0]
             if not self.verified:
                 # The graph itself says where its external data lies, and only ONNX Runtime reads graphs.
                 yield ModelSource(str(self.path / first), name=first)
                 return
-            external = {
-                name: mmap.mmap(d, 0, access=mmap.ACCESS_READ)
-                for name, d in descriptors.items()
-                if name != first and os.fstat(d).st_size  # an empty file cannot be mapped, and no tensor lies in one
-            }
-            yield ModelSource(_reopenable(descriptors[first]), external, first)
+            maps = {}
+            for name, descriptor in descriptors.items():
+                entry = self.manifest.entry(name)
+                self._check_size(entry, descriptor)
+                data = _map(descriptor)
+                self._check_digest(entry, hashlib.sha256(data).hexdigest())
+                if isinstance(data, mmap.mmap):  # an empty file cannot be mapped, and no tensor lies in one
+                    maps[name] = data
+            yield self._source(first, descriptors[first], maps)
+
+    def _source(self, first: str, descriptor: int, maps: dict[str, mmap.mmap]) -> ModelSource:
+        """Return how ONNX Runtime gets the checked model `first`: its weights in `maps`, where that can be."""
+        if first in maps and sys.byteorder == "little":  # as ONNX's raw data is
+            with contextlib.suppress(ValueError):  # no ONNX model: ONNX Runtime will say so
+                if (graph := without_weights(maps[first], first)) is not None:
+                    return ModelSource(graph, maps, first)
+        return ModelSource(_reopenable(descriptor), {name: data for name, data in maps.items() if name != first}, first)
 
     def _check_size(self, entry: FileEntry, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
@@ -219,9 +228,9 @@ def _read_all(descriptor: int) -> bytes:
     return b"".join(chunks)
 
 
-def _digest(descriptor: int) -> str:
-    with open(descriptor, "rb", closefd=False) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _map(descriptor: int) -> mmap.mmap | bytes:
+    """Return the file, mapped; b"" where it is empty."""
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if os.fstat(descriptor).st_size else b""
 
 
 def _reopenable(descriptor: int) -> str | bytes:

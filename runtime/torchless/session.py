@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib
 import logging
+import mmap
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -118,8 +119,12 @@ class Session:
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [output.name]
         self._run = self._session.run
-        # Last of the attributes, so that the maps outlive the session that reads from them.
+        # Last of the attributes, so that the maps outlive the session that reads from them. Most weights were packed
+        # into memory of its own: their pages need not count as this process's until they are read again.
         self._external = source.external
+        for weights in self._external.values():
+            if hasattr(mmap, "MADV_DONTNEED"):
+                weights.madvise(mmap.MADV_DONTNEED)
         self.inherited = False
         watch(self)
 

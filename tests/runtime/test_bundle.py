@@ -326,6 +326,26 @@ def test_a_flipped_byte_in_a_real_bundle_is_refused(bundle_copy, name):
         torchless.pipeline(model=bundle_copy, variant="int8" if "int8" in name else "fp32", device="cpu")
 
 
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_onnx_runtime_gets_the_graph_and_reads_the_weights_in_the_file(sample_bundle, variant):
+    bundle = Bundle.open(sample_bundle)
+    (name,) = bundle.manifest.variants[variant].files
+    with bundle.model(variant) as source:
+        assert isinstance(source.model, bytes)
+        assert len(source.model) < 0.1 * (sample_bundle / name).stat().st_size
+        assert list(source.external) == [name]
+        assert bytes(source.external[name]) == (sample_bundle / name).read_bytes()
+
+
+def test_weights_in_the_file_give_the_answers_of_those_in_the_graph(sample_bundle, monkeypatch):
+    texts = ["a stirring, funny and finally transporting film", "so bad", ""]
+    with torchless.pipeline(model=sample_bundle, device="cpu", top_k=None) as pipe:
+        found = pipe(texts)
+    monkeypatch.setattr(bundle_module, "without_weights", lambda model, location: None)
+    with torchless.pipeline(model=sample_bundle, device="cpu", top_k=None) as pipe:
+        assert pipe(texts) == found
+
+
 def test_a_vocabulary_larger_than_the_models_is_refused(bundle_copy):
     rewritten(bundle_copy, "config.json", lambda config: config.update(vocab_size=100))
     with pytest.raises(BundleError, match="vocab_size is 100"):
