@@ -101,24 +101,29 @@ class Tokenizer:
         special_tokens: bool = True,
         offsets: bool = False,
         on_truncation: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[Encoding]:
         """Tokenize texts, or (text, text_pair) tuples, without padding.
 
-        `on_truncation` is told the position of each text that was cut.
+        `on_truncation` is told the position of each text that was cut; `indices` are what errors call the texts,
+        where that is not their position.
 
         Raises:
             InputTypeError: an item is not a string, or holds a lone surrogate; `index` says which.
             InputError: a pair cannot be cut to the length by the strategy asked for.
         """
-        encodings = self._encode_batch(texts, special_tokens, offsets)
+        encodings = self._encode_batch(texts, special_tokens, offsets, indices)
         if truncation is not None:
             for i, encoding in enumerate(encodings):
                 if len(encoding) > truncation.max_length:
                     try:
                         encodings[i] = cut(encoding, truncation, side=self.spec.truncation_side, offsets=offsets)
                     except ValueError as error:
+                        index = indices[i] if indices else i
                         raise InputError(
-                            f"text {i} cannot be cut to max_length {truncation.max_length}: {error}; give more room", i
+                            f"text {index} cannot be cut to max_length {truncation.max_length}: {error}; "
+                            "give more room",
+                            index,
                         ) from None
                     if on_truncation is not None:
                         on_truncation(i)
@@ -151,7 +156,9 @@ class Tokenizer:
             raise InputError(f"max_length is {length}, less than the {special} special tokens of every text")
         return Truncation(length, name)
 
-    def _encode_batch(self, texts: Sequence[TextInput], special_tokens: bool, offsets: bool) -> list[Encoding]:
+    def _encode_batch(
+        self, texts: Sequence[TextInput], special_tokens: bool, offsets: bool, indices: Sequence[int] | None
+    ) -> list[Encoding]:
         encode = self._library.encode_batch if offsets else self._library.encode_batch_fast
         try:
             return list(encode(texts, add_special_tokens=special_tokens))
@@ -160,7 +167,7 @@ class Tokenizer:
                 raise
             # One item spoils the whole call, and the library does not say which; a Rust panic
             # arrives as pyo3_runtime.PanicException, a BaseException.
-            for index, text in enumerate(texts):
+            for index, text in zip(indices or range(len(texts)), texts, strict=True):
                 _check_text(text, index)
                 try:
                     encode([text], add_special_tokens=special_tokens)
