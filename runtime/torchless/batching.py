@@ -6,6 +6,7 @@ together and the measure of a batch is its padded tokens, not its rows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,11 +55,30 @@ def pad(
 
     `sequence` is `length`, or the longest row. `side` says where the padding goes.
     """
-    width = max(map(len, rows), default=0) if length is None else length
+    lengths = [len(row) for row in rows]
+    longest = max(lengths, default=0)
+    width = longest if length is None else length
+    if lengths and min(lengths) == width:
+        return np.array(rows, dtype=np.int64)
+    if longest > width:
+        raise ValueError(f"a row of {longest} is longer than {width}")
     array = np.full((len(rows), width), fill, dtype=np.int64)
-    for line, row in zip(array, rows, strict=True):
-        if side == "right":
-            line[: len(row)] = row
-        else:
-            line[width - len(row) :] = row
+    array[_places(lengths, width, side)] = np.fromiter(
+        itertools.chain.from_iterable(rows), dtype=np.int64, count=sum(lengths)
+    )
     return array
+
+
+def mask(lengths: Sequence[int], width: int, *, side: str = "right") -> NDArray[np.int64]:
+    """Return (batch, width) int64: 1 where a row of that many tokens, padded on `side`, has one, else 0."""
+    if lengths and min(lengths) == width:
+        ones = np.empty((len(lengths), width), dtype=np.int64)
+        ones.fill(1)  # `np.ones`, less its detour through Python
+        return ones
+    return _places(lengths, width, side).astype(np.int64)
+
+
+def _places(lengths: Sequence[int], width: int, side: str) -> NDArray[np.bool_]:
+    columns = np.arange(width)
+    ends = np.array(lengths, dtype=np.int64)[:, None]
+    return columns < ends if side == "right" else columns >= width - ends

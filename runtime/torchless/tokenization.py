@@ -8,28 +8,17 @@ a text is cut only where the caller asks for it.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 
 from torchless.errors import BundleError, InputError, InputTypeError, one_line
 from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
+from torchless.truncation import Encoding, Truncation, cut
 
-
-class Encoding(Protocol):
-    """One tokenized text, as `tokenizers.Encoding` has it; `tokens` and `offsets` only where they were asked for."""
-
-    ids: list[int]
-    type_ids: list[int]
-    tokens: list[str]
-    offsets: list[tuple[int, int]]
-    special_tokens_mask: list[int]
-
-    def __len__(self) -> int: ...
+__all__ = ["Encoding", "TextInput", "Tokenizer", "Truncation"]
 
 
 TextInput = str | tuple[str, str]
@@ -43,14 +32,6 @@ _STRATEGIES = {
     "only_second": "only_second",
     "do_not_truncate": None,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Truncation:
-    """Where and how an over-long text is cut: `max_length` tokens, special ones included."""
-
-    max_length: int
-    strategy: str = "longest_first"
 
 
 class Tokenizer:
@@ -68,17 +49,13 @@ class Tokenizer:
             BundleError: the tokenizers library cannot read it, or panics.
         """
         self.spec = spec
-        self._data = data
-        self._plain = _load(data, name)
-        self._cutting: dict[Truncation, tokenizers.Tokenizer] = {}
-        self._lock = threading.Lock()
+        self._library = _load(data, name)
         watch(self)
-        self.vocabulary = self._plain.get_vocab_size(with_added_tokens=True)
+        self.vocabulary = self._library.get_vocab_size(with_added_tokens=True)
 
     def after_fork(self) -> None:
-        """Take a lock that no thread of the parent holds; the library's own threads stayed there too."""
-        self._lock = threading.Lock()
-        # The library would do the same by itself, and say so on standard error.
+        """Do without the library's threads, which stayed with the parent."""
+        # It would do so by itself, and say so on standard error.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     def largest_id(self, *, thorough: bool = False) -> int:
@@ -87,10 +64,10 @@ class Tokenizer:
         A vocabulary is numbered from 0 without holes, and so its size tells; `thorough` looks at every
         token instead (40 ms for 30,000), for a file that nobody has checked.
         """
-        added = max(self._plain.get_added_tokens_decoder(), default=-1)
+        added = max(self._library.get_added_tokens_decoder(), default=-1)
         if thorough:
-            return int(max(added, max(self._plain.get_vocab(with_added_tokens=False).values(), default=-1)))
-        return int(max(added, self._plain.get_vocab_size(with_added_tokens=False) - 1))
+            return int(max(added, max(self._library.get_vocab(with_added_tokens=False).values(), default=-1)))
+        return int(max(added, self._library.get_vocab_size(with_added_tokens=False) - 1))
 
     def check_fits(self, config: Mapping[str, Any], where: str, *, types: bool, thorough: bool) -> None:
         """Check that the model has a row for whatever this tokenizer gives.
@@ -124,33 +101,32 @@ class Tokenizer:
         special_tokens: bool = True,
         offsets: bool = False,
         on_truncation: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[Encoding]:
         """Tokenize texts, or (text, text_pair) tuples, without padding.
 
-        `on_truncation` is told the position of each text that was cut.
+        `on_truncation` is told the position of each text that was cut; `indices` are what errors call the texts,
+        where that is not their position.
 
         Raises:
             InputTypeError: an item is not a string, or holds a lone surrogate; `index` says which.
             InputError: a pair cannot be cut to the length by the strategy asked for.
         """
-        encodings = self._encode_batch(self._plain, texts, special_tokens, offsets)
-        if truncation is None:
-            return encodings
-        # Only what is too long is tokenized again: the common case pays one comparison a text.
-        long = [i for i, encoding in enumerate(encodings) if len(encoding) > truncation.max_length]
-        if long:
-            cutting = self._truncating(truncation)
-            cut = self._encode_batch(cutting, [texts[i] for i in long], special_tokens, offsets, long)
-            for i, encoding in zip(long, cut, strict=True):
-                if len(encoding) > truncation.max_length:  # no room: the library then leaves a pair uncut
-                    raise InputError(
-                        f"text {i} cannot be cut to max_length {truncation.max_length}, which is less than the special "
-                        "tokens around it; give more room",
-                        i,
-                    )
-                encodings[i] = encoding
-                if on_truncation is not None:
-                    on_truncation(i)
+        encodings = self._encode_batch(texts, special_tokens, offsets, indices)
+        if truncation is not None:
+            for i, encoding in enumerate(encodings):
+                if len(encoding) > truncation.max_length:
+                    try:
+                        encodings[i] = cut(encoding, truncation, side=self.spec.truncation_side, offsets=offsets)
+                    except ValueError as error:
+                        index = indices[i] if indices else i
+                        raise InputError(
+                            f"text {index} cannot be cut to max_length {truncation.max_length}: {error}; "
+                            "give more room",
+                            index,
+                        ) from None
+                    if on_truncation is not None:
+                        on_truncation(i)
         return encodings
 
     def truncation(self, strategy: Any, max_length: int | None) -> Truncation | None:
@@ -175,20 +151,15 @@ class Tokenizer:
         length = max_length if max_length is not None else self.spec.max_length
         if name is None or length is None:
             return None
-        special = self._plain.num_special_tokens_to_add(is_pair=False)
+        special = self._library.num_special_tokens_to_add(is_pair=False)
         if length < special:
             raise InputError(f"max_length is {length}, less than the {special} special tokens of every text")
         return Truncation(length, name)
 
     def _encode_batch(
-        self,
-        tokenizer: tokenizers.Tokenizer,
-        texts: Sequence[TextInput],
-        special_tokens: bool,
-        offsets: bool,
-        positions: Sequence[int] = (),
+        self, texts: Sequence[TextInput], special_tokens: bool, offsets: bool, indices: Sequence[int] | None
     ) -> list[Encoding]:
-        encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+        encode = self._library.encode_batch if offsets else self._library.encode_batch_fast
         try:
             return list(encode(texts, add_special_tokens=special_tokens))
         except BaseException as error:
@@ -196,8 +167,7 @@ class Tokenizer:
                 raise
             # One item spoils the whole call, and the library does not say which; a Rust panic
             # arrives as pyo3_runtime.PanicException, a BaseException.
-            for place, text in enumerate(texts):
-                index = positions[place] if positions else place
+            for index, text in zip(indices or range(len(texts)), texts, strict=True):
                 _check_text(text, index)
                 try:
                     encode([text], add_special_tokens=special_tokens)
@@ -210,24 +180,6 @@ class Tokenizer:
                         f"text {index}: the tokenizer panics: {one_line(str(cause), 200)}", index
                     ) from None
             raise InputError(f"these texts cannot be tokenized: {one_line(str(error), 200)}") from error
-
-    def _truncating(self, truncation: Truncation) -> tokenizers.Tokenizer:
-        """Return a tokenizer that cuts so; made once for each way of cutting, since setting it changes the object."""
-        with self._lock:
-            tokenizer = self._cutting.pop(truncation, None)
-            if tokenizer is None:
-                tokenizer = _load(self._data, "tokenizer.json")
-                tokenizer.enable_truncation(
-                    truncation.max_length, strategy=truncation.strategy, direction=self.spec.truncation_side
-                )
-            self._cutting[truncation] = tokenizer
-            while len(self._cutting) > _KEPT:
-                self._cutting.pop(next(iter(self._cutting)))
-            return tokenizer
-
-
-# Each holds a vocabulary; a program uses one or two ways of cutting.
-_KEPT = 4
 
 
 def _load(data: bytes, name: str) -> tokenizers.Tokenizer:

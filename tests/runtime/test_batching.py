@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchless.batching import TOKEN_BUDGET, pad, plan_batches
+from torchless.batching import TOKEN_BUDGET, mask, pad, plan_batches
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60)
 SIZES = st.none() | st.integers(1, 9)
@@ -58,6 +58,7 @@ ROWS = st.lists(st.lists(st.integers(-9, 9), max_size=6), max_size=5)
 @given(ROWS, st.integers(-3, 3), st.sampled_from(["right", "left"]), st.none() | st.integers(6, 9))
 def test_pad_keeps_the_rows_and_fills_the_rest(rows, fill, side, length):
     array = pad(rows, fill, side=side, length=length)
+    assert array.flags.c_contiguous
     width = max(map(len, rows), default=0) if length is None else length
     assert array.shape == (len(rows), width)
     assert array.dtype == np.int64
@@ -67,5 +68,13 @@ def test_pad_keeps_the_rows_and_fills_the_rest(rows, fill, side, length):
 
 
 def test_a_row_longer_than_the_length_is_an_error():
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="longer than 2"):
         pad([[1, 2, 3]], 0, length=2)
+
+
+@given(st.lists(st.integers(0, 6), max_size=5), st.sampled_from(["right", "left"]), st.none() | st.integers(6, 9))
+def test_mask_is_one_where_pad_puts_a_token(lengths, side, width):
+    width = max(lengths, default=0) if width is None else width
+    found = mask(lengths, width, side=side)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, pad([[1] * length for length in lengths], 0, side=side, length=width))

@@ -168,7 +168,7 @@ class Failing:
 )
 def test_what_the_library_raises(monkeypatch, error, raised, message):
     tokenizer = ours()
-    monkeypatch.setattr(tokenizer, "_plain", Failing(error))
+    monkeypatch.setattr(tokenizer, "_library", Failing(error))
     with pytest.raises(raised) as caught:
         tokenizer.encode(["a", "b"])
     assert str(caught.value) == message
@@ -207,7 +207,7 @@ def test_a_panic_while_reading_is_a_bundle_error(monkeypatch):
 
 def test_sixteen_threads_give_what_one_gives():
     texts = ["a b c d " * repeats for repeats in range(1, 9)]
-    ways = [None, *(Truncation(length) for length in range(3, 13))]  # more than are kept
+    ways = [None, *(Truncation(length) for length in range(3, 13))]
     wanted = {way: [expected(text, way).ids for text in texts] for way in ways}
     tokenizer = ours()
 
@@ -218,18 +218,6 @@ def test_sixteen_threads_give_what_one_gives():
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(16)))
-    assert len(tokenizer._cutting) <= tokenization._KEPT
-
-
-def test_one_cutting_tokenizer_for_each_way_of_cutting():
-    tokenizer = ours()
-    first = tokenizer._truncating(Truncation(3))
-    for length in range(4, 4 + tokenization._KEPT - 1):
-        tokenizer._truncating(Truncation(length))
-    assert tokenizer._truncating(Truncation(3)) is first  # now the one used last
-    tokenizer._truncating(Truncation(20))
-    assert Truncation(3) in tokenizer._cutting
-    assert Truncation(4) not in tokenizer._cutting
 
 
 @pytest.mark.parametrize(

@@ -3,60 +3,33 @@
 from __future__ import annotations
 
 import abc
-import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchless.batching import pad, plan_batches
+from torchless.batching import TOKEN_BUDGET
 from torchless.bundle import Bundle
 from torchless.devices import parse_device
-from torchless.errors import BundleError, InferenceError, InputError, InputTypeError, ProviderError
+from torchless.errors import BundleError, InferenceError, ProviderError
 from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
-from torchless.pipelines.inputs import TokenizerArguments, check_count, read_text, read_texts, read_tokenizer_arguments
-from torchless.pipelines.streams import as_long_as, open_stream
+from torchless.pipelines.collation import Arrays
+from torchless.pipelines.flow import Flow
+from torchless.pipelines.inputs import TokenizerArguments, check_count, read_texts, read_tokenizer_arguments
 from torchless.pipelines.tasks import find_task
 from torchless.pipelines.variants import choose_variant
 from torchless.session import Session, choose_device
-from torchless.tokenization import Encoding, TextInput, Tokenizer
+from torchless.tokenization import TextInput, Tokenizer
 
 logger = logging.getLogger("torchless")
 
-Arrays = dict[str, NDArray[np.int64]]
 
-# Texts tokenized and sorted together: enough to fill batches of like length, few enough that their
-# encodings stay small beside the model.
-WINDOW = 4096
-
-# Texts in one batch of a stream, where no size was asked for.
-_STREAM_ROWS = 32
-
-
-class Batch(NamedTuple):
-    """What the graph gave for some of the texts.
-
-    Attributes:
-        positions: which texts these are.
-        lengths: the tokens of each, without padding.
-        rows: the output float32, a row a text.
-    """
-
-    positions: list[int]
-    lengths: list[int]
-    rows: NDArray[np.float32]
-
-
-Finish = Callable[[Batch], Sequence[Any]]
-"""Turns a batch of outputs into answers, one a text."""
-
-
-class Pipeline(abc.ABC):
+class Pipeline(Flow):
     """Texts in, answers out; see the subclasses.
 
     One pipeline may be called from many threads at once: they share its session. It can be pickled: what loads it opens
@@ -133,6 +106,7 @@ class Pipeline(abc.ABC):
         self._session: Session | None = self._open_session()
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
+        self._workers, self._token_budget = 1, TOKEN_BUDGET
         types = "token_type_ids" in self._graph_inputs
         self._tokenizer.check_fits(bundle.config(), str(bundle.path), types=types, thorough=not bundle.verified)
         logger.debug(
@@ -154,8 +128,8 @@ class Pipeline(abc.ABC):
             InputError, InputTypeError: as `Tokenizer.encode`; or a text beyond the model's position table.
         """
         arguments = self._arguments(tokenizer_arguments)
-        encodings = self._encode(read_texts(texts), arguments)
-        return self._collate(encodings, arguments)
+        given = read_texts(texts)
+        return self._collate(self._encode(given, arguments, range(len(given))), arguments)
 
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph on what `preprocess` gives; returns its output float32.
@@ -203,6 +177,10 @@ class Pipeline(abc.ABC):
             raise self._closed()
         return _reopen, (type(self), self._source, self._options)
 
+    @property
+    def _is_closed(self) -> bool:
+        return self._session is None
+
     def _closed(self) -> InferenceError:
         return InferenceError(f"{self.bundle}: this pipeline is closed; open another with torchless.pipeline")
 
@@ -234,162 +212,9 @@ class Pipeline(abc.ABC):
                 self._session = session = self._open_session()
             return session
 
-    # How texts flow. Subclasses turn batches of the output into answers.
-
-    def _respond(
-        self,
-        inputs: Any,
-        finish: Finish,
-        arguments: TokenizerArguments,
-        batch_size: int | None,
-        window: int | None = None,
-        text_pair: str | None = None,
-    ) -> Any:
-        """Answer one input (a string, a dict), a list or tuple of them (a list), or a stream of them (an iterator).
-
-        `text_pair` is the second text of every input that has none of its own.
-
-        Raises:
-            InputTypeError: something else.
-        """
-        if isinstance(inputs, str | dict):
-            [answer] = self._answers([read_text(inputs, None, text_pair)], finish, arguments, batch_size)
-            return answer
-        if isinstance(inputs, list | tuple):
-            texts = [read_text(item, i, text_pair) for i, item in enumerate(inputs)]
-            return self._answers(texts, finish, arguments, batch_size)
-        stream = open_stream(inputs)
-        if stream is None:
-            raise InputTypeError(
-                f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
-            )
-        answers = self._stream(stream, finish, arguments, batch_size, window or batch_size, text_pair)
-        return as_long_as(answers, inputs)
-
-    def _stream(
-        self,
-        inputs: Iterable[Any],
-        finish: Finish,
-        arguments: TokenizerArguments,
-        batch_size: int | None,
-        window: int | None,
-        text_pair: str | None,
-    ) -> Iterator[Any]:
-        count = 0
-        for batch in self._batches_of(inputs, window and self._whole_batches(window, batch_size)):
-            texts = [read_text(item, count + i, text_pair) for i, item in enumerate(batch)]
-            yield from self._answers(texts, finish, arguments, batch_size, count)
-            count += len(batch)
-
-    def _answers(
-        self,
-        texts: Sequence[TextInput],
-        finish: Finish,
-        arguments: TokenizerArguments,
-        batch_size: int | None,
-        first: int = 0,
-    ) -> list[Any]:
-        """Return the answers in the order of `texts`, the first of which was the caller's text number `first`."""
-        answers: list[Any] = [None] * len(texts)
-        for batch in self._outputs(texts, arguments, batch_size, first):
-            for position, answer in zip(batch.positions, finish(batch), strict=True):
-                answers[position] = answer
-        return answers
-
-    def _outputs(
-        self, texts: Sequence[TextInput], arguments: TokenizerArguments, batch_size: int | None, first: int
-    ) -> Iterator[Batch]:
-        """Yield the outputs batch by batch, each position of `texts` once, in no set order."""
-        step = self._whole_batches(WINDOW, batch_size)
-        for start in range(0, len(texts), step):
-            window = texts[start : start + step]
-            encodings = self._encode(window, arguments, first + start)
-            lengths = [len(encoding) for encoding in encodings]
-            for batch in self._plan(lengths, batch_size):
-                inputs = self._collate([encodings[i] for i in batch], arguments)
-                yield Batch([start + i for i in batch], [lengths[i] for i in batch], self.forward(inputs))
-
-    def _plan(self, lengths: list[int], batch_size: int | None) -> list[list[int]]:
-        spec = self._tokenizer.spec
-        if spec.pad_id is None and batch_size is None:
-            batch_size = 1  # nothing to pad with
-        return plan_batches(lengths, batch_size=batch_size, keep_order=spec.padding_side == "left")
-
-    def _batches_of(self, stream: Iterable[Any], rows: int | None) -> Iterator[list[Any]]:
-        """Cut a stream into lists of at most `rows` items, reading no further than the list it yields."""
-        spec = self._tokenizer.spec
-        alone = spec.padding_side == "left" or spec.pad_id is None
-        rows = rows or (1 if alone else _STREAM_ROWS)
-        iterator = iter(stream)
-        while batch := list(itertools.islice(iterator, rows)):
-            yield batch
-
-    def _whole_batches(self, rows: int, batch_size: int | None) -> int:
-        """Return how many rows to sort among themselves: `rows`, or a little less where the order is kept.
-
-        Where it is, so are the batches: no window may end within one.
-        """
-        if batch_size and self._tokenizer.spec.padding_side == "left":
-            return max(rows // batch_size, 1) * batch_size
-        return rows
-
     def _arguments(self, given: Mapping[str, Any]) -> TokenizerArguments:
         return read_tokenizer_arguments(self._tokenizer, {**self._tokenizer_arguments, **given})
-
-    def _encode(
-        self, texts: Sequence[TextInput], arguments: TokenizerArguments, first: int = 0, *, offsets: bool = False
-    ) -> list[Encoding]:
-        try:
-            encodings = self._tokenizer.encode(
-                texts,
-                truncation=arguments.truncation,
-                special_tokens=arguments.special_tokens,
-                offsets=offsets,
-                on_truncation=_shifted(arguments.on_truncation, first),
-            )
-        except InputError as error:
-            if first and error.index is not None:
-                message = str(error).replace(f"text {error.index}", f"text {error.index + first}", 1)
-                raise type(error)(message, error.index + first) from error
-            raise
-        limit = self._tokenizer.spec.position_limit
-        if limit is not None:
-            for index, encoding in enumerate(encodings, first):
-                if len(encoding) > limit:
-                    raise InputError(
-                        f"text {index} has {len(encoding)} tokens, the model's position table holds {limit}; "
-                        "pass truncation=True to cut it",
-                        index,
-                    )
-        return encodings
-
-    def _collate(self, encodings: Sequence[Encoding], arguments: TokenizerArguments) -> Arrays:
-        """Return the graph's inputs (batch, sequence) int64 for these encodings."""
-        spec = self._tokenizer.spec
-        ids = [encoding.ids for encoding in encodings]
-        length = arguments.padded(max(map(len, ids), default=0))
-        if spec.position_limit is not None and length > spec.position_limit:
-            raise InputError(f"padding to {length} tokens, the model's position table holds {spec.position_limit}")
-        if spec.pad_id is None and any(len(row) != length for row in ids):
-            raise InputError(f"{self.bundle}: its tokenizer has no pad token; use batch_size=1, without padding")
-        typed = "token_type_ids" in spec.inputs if arguments.type_ids is None else arguments.type_ids
-        # What the graph does not take is not made.
-        rows = {
-            "input_ids": lambda: pad(ids, spec.pad_id or 0, side=spec.padding_side, length=length),
-            "attention_mask": lambda: pad([[1] * len(row) for row in ids], 0, side=spec.padding_side, length=length),
-            "token_type_ids": lambda: pad(
-                [encoding.type_ids if typed else [0] * len(encoding) for encoding in encodings],
-                spec.pad_type_id,
-                side=spec.padding_side,
-                length=length,
-            ),
-        }
-        return {name: rows[name]() for name in self._graph_inputs}
 
 
 def _reopen(kind: type[Pipeline], bundle: Bundle, options: Mapping[str, Any]) -> Pipeline:
     return kind(bundle, **options)
-
-
-def _shifted(report: Callable[[int], None] | None, first: int) -> Callable[[int], None] | None:
-    return report if report is None or first == 0 else lambda position: report(first + position)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from torchless.bundle import Bundle
 from torchless.errors import InputError, warn_once
-from torchless.pipelines.base import Batch, Pipeline
+from torchless.pipelines.base import Pipeline
+from torchless.pipelines.flow import Batch, Call
 from torchless.pipelines.inputs import check_count
 from torchless.postprocess import POOLINGS, check_finite, choose_pooling, normalize_rows
 
@@ -89,7 +90,7 @@ class FeatureExtractionPipeline(Pipeline):
             return self._finish(self._texts(batch), as_arrays, pooling, normalize)
 
         size = check_count("batch_size", batch_size) or self._batch_size
-        answer = self._respond(inputs, finish, arguments, size, check_count("window", window))
+        answer = self._respond(inputs, Call(finish, arguments, size, check_count("window", window)))
         if pooling is not None and isinstance(answer, list):
             return np.concatenate(answer) if answer else np.empty((0, self._width()), np.float32)
         return answer

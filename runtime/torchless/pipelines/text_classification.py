@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError, InputTypeError, warn_once
 from torchless.explanation import Explanation
-from torchless.pipelines.base import Batch, Pipeline
+from torchless.pipelines.base import Pipeline
+from torchless.pipelines.flow import Batch, Call
 from torchless.pipelines.inputs import DEFAULT_TOP_K, check_count, read_texts
 from torchless.postprocess import check_finite, check_top_k, choose_function, name_scores, rank
 from torchless.tokenization import TextInput
@@ -98,11 +99,16 @@ class TextClassificationPipeline(Pipeline):
         """
         ranking = self._ranking.changed(top_k, return_all_scores)
         finish = _Finish(self, ranking, self._default(function_to_apply))
-        arguments = self._arguments(tokenizer_arguments)
-        size = check_count("batch_size", batch_size) or self._batch_size
         if not isinstance(text_pair, str | None):
             raise InputTypeError(f"text_pair is {type(text_pair).__name__}, wanted a string")
-        answer = self._respond(inputs, finish, arguments, size, check_count("window", window), text_pair)
+        call = Call(
+            finish,
+            self._arguments(tokenizer_arguments),
+            check_count("batch_size", batch_size) or self._batch_size,
+            check_count("window", window),
+            text_pair,
+        )
+        answer = self._respond(inputs, call)
         # transformers wraps the answer to one string unless this very call names top_k.
         return [answer] if isinstance(inputs, str) and top_k is DEFAULT_TOP_K else answer
 
@@ -145,7 +151,7 @@ class TextClassificationPipeline(Pipeline):
         arguments = self._arguments(tokenizer_arguments)
         start = time.perf_counter()
         [given] = read_texts([text])
-        [encoding] = self._encode([given], arguments, offsets=True)
+        [encoding] = self._encode([given], arguments, [0], offsets=True)
         inputs = self._collate([encoding], arguments)
         tokenized = time.perf_counter()
         logits = self.forward(inputs)

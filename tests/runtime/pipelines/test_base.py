@@ -13,7 +13,7 @@ import pytest
 
 import torchless
 from torchless.errors import BundleError, InferenceError, InputError, InputTypeError
-from torchless.pipelines import base
+from torchless.pipelines import flow
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.inputs import check_count
 
@@ -211,7 +211,7 @@ class TestOverLong:
     def test_the_index_is_the_callers(
         self, pipe: Pipeline, monkeypatch: pytest.MonkeyPatch, form: Any, window: int
     ) -> None:
-        monkeypatch.setattr(base, "WINDOW", window)
+        monkeypatch.setattr(flow, "WINDOW", window)
         with pytest.raises(InputError, match="text 5 has 602 tokens") as caught:
             list(pipe(form([*TEXTS[:5], TOO_LONG, "fine"]), batch_size=2))
         assert caught.value.index == 5
@@ -220,7 +220,7 @@ class TestOverLong:
     def test_the_index_of_what_the_tokenizer_refuses(
         self, pipe: Pipeline, monkeypatch: pytest.MonkeyPatch, form: Any
     ) -> None:
-        monkeypatch.setattr(base, "WINDOW", 2)
+        monkeypatch.setattr(flow, "WINDOW", 2)
         with pytest.raises(InputTypeError, match="text 5 holds a lone surrogate") as caught:
             list(pipe(form([*TEXTS[:5], "\ud800", "fine"]), batch_size=2))
         assert caught.value.index == 5
@@ -230,7 +230,7 @@ class TestOverLong:
     def test_truncation_tells_where(
         self, pipe: Pipeline, monkeypatch: pytest.MonkeyPatch, form: Any, window: int
     ) -> None:
-        monkeypatch.setattr(base, "WINDOW", window)
+        monkeypatch.setattr(flow, "WINDOW", window)
         cut: list[int] = []
         texts = [TOO_LONG, *TEXTS[:3], TOO_LONG, "fine", TOO_LONG]
         answers = list(pipe(form(texts), batch_size=2, truncation=True, on_truncation=cut.append))
@@ -263,7 +263,7 @@ class TestBatches:
         pipe(TEXTS)
         assert seen == [(6, 11)]
         seen.clear()
-        monkeypatch.setattr(base, "WINDOW", 4)
+        monkeypatch.setattr(flow, "WINDOW", 4)
         pipe(TEXTS)
         assert [rows for rows, _ in seen] == [4, 2]
 
@@ -318,7 +318,7 @@ class TestBatches:
         form: Any,
     ) -> None:
         pipe = open_changed(padding_side="left", batch_size=size)
-        monkeypatch.setattr(base, "WINDOW", 3)  # no window may end within a batch
+        monkeypatch.setattr(flow, "WINDOW", 3)  # no window may end within a batch
         seen = shapes(pipe)
         assert len(list(pipe(form(TEXTS)))) == len(TEXTS)
         assert [rows for rows, _ in seen] == wanted

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import torchless
 from torchless.errors import InferenceError, InputError, InputTypeError, TorchlessWarning
-from torchless.pipelines.base import Batch
 from torchless.pipelines.feature_extraction import FeatureExtractionPipeline
+from torchless.pipelines.flow import Batch
 
 TEXTS = ["a fine film", "dull", "it is long and it is sad, and nobody laughs", ""]
 PAIR = {"text": "a fine film", "text_pair": "dull"}

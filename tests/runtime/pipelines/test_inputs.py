@@ -198,7 +198,7 @@ def test_tokenizer_arguments_of_a_wrong_type(tokenizer: Tokenizer, given: dict[s
 
 
 def test_padding_needs_a_pad_token(tokenizer: Tokenizer) -> None:
-    bare = Tokenizer(tokenizer._data, dataclasses.replace(tokenizer.spec, pad_id=None))
+    bare = Tokenizer(tokenizer._library.to_str().encode(), dataclasses.replace(tokenizer.spec, pad_id=None))
     for padding in (True, "longest", "max_length"):
         with pytest.raises(InputError, match="the tokenizer has no pad token"):
             read_tokenizer_arguments(bare, {"padding": padding})

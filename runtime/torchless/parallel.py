@@ -1,0 +1,40 @@
+"""Work done on threads while the caller goes on: what releases the interpreter's lock gains by it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yield `function(item)` for each of `items` in order, computed on `workers` threads before they are asked for.
+
+    At most twice as many results as workers wait to be taken. An error is raised in its turn. Whoever stops early
+    (closes the generator, or is interrupted) waits for what is under way, and nothing else is begun. The threads live
+    as long as the generator, so that there are none to mend in a forked process.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    waiting: deque[Future[Result] | Item] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="torchless")
+
+    def take() -> Result:
+        first = waiting.popleft()
+        return first.result() if isinstance(first, Future) else function(first)
+
+    try:
+        for item in items:
+            try:
+                waiting.append(pool.submit(function, item))
+            except RuntimeError:  # the interpreter is ending and starts no thread any more
+                waiting.append(item)
+            if len(waiting) > 2 * workers:
+                yield take()
+        while waiting:
+            yield take()
+    finally:
+        pool.shutdown(cancel_futures=True)

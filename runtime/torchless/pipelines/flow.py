@@ -1,0 +1,319 @@
+"""How texts flow through a tokenizer and a graph, and come out as answers in their order."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchless.batching import plan_batches
+from torchless.errors import InferenceError, InputError, InputTypeError, TorchlessError
+from torchless.parallel import ahead
+from torchless.pipelines.collation import Arrays, collate
+from torchless.pipelines.inputs import TokenizerArguments, read_text
+from torchless.pipelines.streams import as_long_as, open_stream
+from torchless.tokenization import Encoding, TextInput, Tokenizer
+
+# Texts tokenized and sorted together: enough to fill batches of like length, few enough that their
+# encodings stay small beside the model.
+WINDOW = 4096
+
+# Texts in one batch of a stream, where no size was asked for; and the least that a text's repetitions are answered in.
+_STREAM_ROWS = 32
+
+
+class Batch(NamedTuple):
+    """What the graph gave for some of the texts.
+
+    Attributes:
+        positions: which texts these are.
+        lengths: the tokens of each, without padding.
+        rows: the output float32, a row a text.
+    """
+
+    positions: list[int]
+    lengths: list[int]
+    rows: NDArray[np.float32]
+
+
+Finish = Callable[[Batch], Sequence[Any]]
+"""Turns a batch of outputs into answers, one a text."""
+
+
+class Call(NamedTuple):
+    """What one call of a pipeline asks for, its arguments checked.
+
+    Attributes:
+        finish: makes the answers.
+        arguments: how to tokenize.
+        batch_size: the most texts in a batch; None: packed by length.
+        window: of a stream, the texts read ahead; None: one batch.
+        text_pair: the second text of every input that has none of its own.
+        keep_errors: whether an error stands in the place of the answers that it prevents, or is raised.
+    """
+
+    finish: Finish
+    arguments: TokenizerArguments
+    batch_size: int | None = None
+    window: int | None = None
+    text_pair: str | None = None
+    keep_errors: bool = False
+
+
+class _Window(NamedTuple):
+    """Texts that are tokenized and sorted together, each distinct one once.
+
+    Attributes:
+        texts: the texts.
+        places: where each stands in what is answered.
+    """
+
+    texts: list[TextInput]
+    places: list[list[int]]
+
+
+class _Encoded(NamedTuple):
+    """A window's encodings.
+
+    Attributes:
+        encodings, places: of the texts that could be tokenized.
+        cut: the places of those that were cut.
+        failures: the places of the others, and why.
+    """
+
+    encodings: list[Encoding]
+    places: list[list[int]]
+    cut: list[int]
+    failures: list[tuple[list[int], InputError]]
+
+
+class Flow(abc.ABC):
+    """Takes inputs in any form to answers; a subclass says how a batch is run and what is made of its output."""
+
+    _tokenizer: Tokenizer
+    _graph_inputs: tuple[str, ...]
+    # How many batches are run at once, and the most padded tokens in one of several texts.
+    _workers: int
+    _token_budget: int
+
+    @abc.abstractmethod
+    def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Run the graph on one batch."""
+
+    @property
+    @abc.abstractmethod
+    def _is_closed(self) -> bool: ...
+
+    def _respond(self, inputs: Any, call: Call) -> Any:
+        """Answer one input (a string, a dict), a list or tuple of them (a list), or a stream of them (an iterator).
+
+        Raises:
+            InputTypeError: something else.
+        """
+        if isinstance(inputs, str | dict):
+            [answer] = self._answers([inputs], call, None)
+            return answer
+        if isinstance(inputs, list | tuple):
+            return self._answers(inputs, call)
+        stream = open_stream(inputs)
+        if stream is None:
+            raise InputTypeError(
+                f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
+            )
+        return as_long_as(self._stream(stream, call), inputs)
+
+    def _stream(self, inputs: Iterable[Any], call: Call) -> Iterator[Any]:
+        count = 0
+        window = call.window or call.batch_size
+        for items in self._read(inputs, window and self._whole_batches(window, call.batch_size)):
+            yield from self._answers(items, call, count)
+            count += len(items)
+
+    def _read(self, stream: Iterable[Any], rows: int | None) -> Iterator[list[Any]]:
+        """Cut a stream into lists of at most `rows` items, reading no further than the list it yields."""
+        spec = self._tokenizer.spec
+        alone = spec.padding_side == "left" or spec.pad_id is None
+        rows = rows or (1 if alone else _STREAM_ROWS)
+        iterator = iter(stream)
+        while batch := list(itertools.islice(iterator, rows)):
+            yield batch
+
+    def _answers(self, items: Sequence[Any], call: Call, first: int | None = 0) -> list[Any]:
+        """Return the answers to `items` in their order.
+
+        The caller gave them as numbers `first` and up; None: as the one input there is.
+        """
+        answers: list[Any] = [None] * len(items)
+
+        def fail(places: Iterable[int], error: TorchlessError) -> None:
+            if not call.keep_errors:
+                raise error
+            for place in places:
+                answers[place] = error
+
+        texts: list[TextInput] = []
+        places: list[int] = []
+        for place, item in enumerate(items):
+            try:
+                texts.append(read_text(item, None if first is None else first + place, call.text_pair))
+            except InputError as error:
+                fail([place], error)
+            else:
+                places.append(place)
+        for batch in self._outputs(self._windows(texts, places, call), call, first or 0, fail):
+            for position, answer in zip(batch.positions, call.finish(batch), strict=True):
+                answers[position] = answer
+        return answers
+
+    def _outputs(
+        self,
+        windows: Sequence[_Window],
+        call: Call,
+        first: int,
+        fail: Callable[[Iterable[int], TorchlessError], None],
+    ) -> Iterator[Batch]:
+        """Yield the outputs batch by batch, each place once or in `fail`, in no set order."""
+        encode = functools.partial(self._encode_window, call, first)
+        for encoded in ahead(encode, windows, 1) if len(windows) > 1 else map(encode, windows):
+            for places, cause in encoded.failures:
+                fail(places, cause)
+            if call.arguments.on_truncation is not None:
+                for place in sorted(encoded.cut):
+                    call.arguments.on_truncation(first + place)
+            lengths = [len(encoding) for encoding in encoded.encodings]
+            batches = self._plan(lengths, call.batch_size)
+            run = functools.partial(self._run, encoded.encodings, call)
+            outputs = ahead(run, batches, self._workers) if self._workers > 1 < len(batches) else map(run, batches)
+            for batch, rows in zip(batches, outputs, strict=True):
+                if isinstance(rows, InferenceError):
+                    fail(itertools.chain.from_iterable(encoded.places[i] for i in batch), rows)
+                else:
+                    yield from _spread(batch, rows, lengths, encoded.places)
+
+    def _windows(self, texts: list[TextInput], places: list[int], call: Call) -> list[_Window]:
+        step = self._whole_batches(WINDOW, call.batch_size)
+        windows = []
+        for start in range(0, len(texts), step):
+            chosen, where = texts[start : start + step], places[start : start + step]
+            if self._keeps_order:  # the answers depend on the batches, so that what is in them is not ours to choose
+                windows.append(_Window(chosen, [[place] for place in where]))
+                continue
+            distinct: dict[TextInput, list[int]] = {}
+            for text, place in zip(chosen, where, strict=True):
+                distinct.setdefault(text, []).append(place)
+            windows.append(_Window(list(distinct), list(distinct.values())))
+        return windows
+
+    def _encode_window(self, call: Call, first: int, window: _Window) -> _Encoded:
+        texts, places = window
+        indices = [first + where[0] for where in places]
+        cut: list[int] = []
+        try:
+            encodings = self._encode(texts, call.arguments, indices, cut=cut)
+        except InputError:
+            if not call.keep_errors:
+                raise
+        else:
+            return _Encoded(encodings, places, [place for i in cut for place in places[i]], [])
+        # One of them spoils it for all: one by one.
+        found = _Encoded([], [], [], [])
+        for text, where, index in zip(texts, places, indices, strict=True):
+            cut = []
+            try:
+                found.encodings.extend(self._encode([text], call.arguments, [index], cut=cut))
+            except InputError as error:
+                found.failures.append((where, error))
+            else:
+                found.places.append(where)
+                found.cut.extend(where * len(cut))
+        return found
+
+    def _encode(
+        self,
+        texts: Sequence[TextInput],
+        arguments: TokenizerArguments,
+        indices: Sequence[int],
+        *,
+        offsets: bool = False,
+        cut: list[int] | None = None,
+    ) -> list[Encoding]:
+        """Tokenize; errors call the texts by their `indices`, and the positions of those cut are added to `cut`.
+
+        Raises:
+            InputError, InputTypeError: as `Tokenizer.encode`; or a text beyond the model's position table.
+        """
+        encodings = self._tokenizer.encode(
+            texts,
+            truncation=arguments.truncation,
+            special_tokens=arguments.special_tokens,
+            offsets=offsets,
+            on_truncation=None if cut is None else cut.append,
+            indices=indices,
+        )
+        limit = self._tokenizer.spec.position_limit
+        if limit is not None:
+            for index, encoding in zip(indices, encodings, strict=True):
+                if len(encoding) > limit:
+                    raise InputError(
+                        f"text {index} has {len(encoding)} tokens, the model's position table holds {limit}; "
+                        "pass truncation=True to cut it",
+                        index,
+                    )
+        return encodings
+
+    def _run(
+        self, encodings: Sequence[Encoding], call: Call, batch: Sequence[int]
+    ) -> NDArray[np.float32] | InferenceError:
+        inputs = self._collate([encodings[i] for i in batch], call.arguments)
+        try:
+            return self.forward(inputs)
+        except InferenceError as error:
+            if not call.keep_errors or self._is_closed:
+                raise
+            return error
+
+    def _collate(self, encodings: Sequence[Encoding], arguments: TokenizerArguments) -> Arrays:
+        return collate(encodings, arguments, self._tokenizer.spec, self._graph_inputs)
+
+    @property
+    def _keeps_order(self) -> bool:
+        return self._tokenizer.spec.padding_side == "left"
+
+    def _plan(self, lengths: list[int], batch_size: int | None) -> list[list[int]]:
+        if self._tokenizer.spec.pad_id is None and batch_size is None:
+            batch_size = 1  # nothing to pad with
+        return plan_batches(
+            lengths, batch_size=batch_size, token_budget=self._token_budget, keep_order=self._keeps_order
+        )
+
+    def _whole_batches(self, rows: int, batch_size: int | None) -> int:
+        """Return how many rows to sort among themselves: `rows`, or a little less where the order is kept.
+
+        Where it is, so are the batches: no window may end within one.
+        """
+        if batch_size and self._keeps_order:
+            return max(rows // batch_size, 1) * batch_size
+        return rows
+
+
+def _spread(
+    batch: list[int], rows: NDArray[np.float32], lengths: Sequence[int], places: Sequence[list[int]]
+) -> Iterator[Batch]:
+    """Yield the rows of `batch`, each at every place of its text, not many more at once than the batch has."""
+    where = [(row, place) for row, text in enumerate(batch) for place in places[text]]
+    if len(where) == len(batch):
+        yield Batch([place for _, place in where], [lengths[text] for text in batch], rows)
+        return
+    step = max(len(batch), _STREAM_ROWS)
+    for start in range(0, len(where), step):
+        chosen = where[start : start + step]
+        yield Batch(
+            [place for _, place in chosen],
+            [lengths[batch[row]] for row, _ in chosen],
+            rows[[row for row, _ in chosen]],
+        )
