@@ -19,7 +19,7 @@ from torchless.manifest import MANIFEST_NAME
 from torchless.pipelines.tasks import TASKS, Task, find_task, infer_task
 
 _SMALL = 16 << 20
-_TOKENIZER = 256 << 20
+_TOKENIZER = 64 << 20
 # The format's own limit on the header (safetensors, README "Format").
 _HEADER = 100_000_000
 _SLOW_TOKENIZERS = (

@@ -20,6 +20,7 @@ trusted with its answers, and with the process: one that is cut short in place e
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -38,7 +39,9 @@ from torchless.onnx_file import without_weights
 
 # tokenizer.json of a 250,000-word vocabulary has 17 MiB, config.json a few KiB: these are walls, not sizes.
 _SMALL = 16 << 20
-_LIMITS = {"tokenizer.json": 256 << 20}
+_LIMITS = {"tokenizer.json": 64 << 20}
+# Of a protobuf message, which a graph is: what makes it larger lies beside it as external data.
+_GRAPH = (2 << 30) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,23 @@ class Bundle:
         manifest: what it holds.
         verified: whether there is a manifest file with hashes; a directory in the hub's ONNX
             layout has none, and `hub_layout.py` describes it from its config.
+        trusted: whether its native parts may be opened in this process untried; see `torchless.probe`.
         opener: what opened it and opens it again from its path, where it is pickled; None: `Bundle.open`.
     """
 
     path: Path
     manifest: Manifest
     verified: bool = True
+    trusted: bool = True
     opener: Callable[[Path], Bundle] | None = field(default=None, repr=False, compare=False)
     _config: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, trusted: bool = True) -> Bundle:
         """Read the manifest of the bundle in the directory `path`; nothing else is opened yet.
+
+        Hashes say that the files are those the manifest's writer meant, and not who that was: `trusted=False` has
+        a pipeline try the bundle in a process of its own first.
 
         Raises:
             BundleError: no directory, no manifest, or one that does not keep the schema.
@@ -89,7 +97,8 @@ class Bundle:
                               "give a bundle made by `torchless export`")  # fmt: skip
         with _open(folder / MANIFEST_NAME, _SMALL) as descriptor:
             data = _read_all(descriptor)
-        bundle = cls(folder, Manifest.from_json(data, str(folder / MANIFEST_NAME)))
+        opener = None if trusted else functools.partial(cls.open, trusted=False)
+        bundle = cls(folder, Manifest.from_json(data, str(folder / MANIFEST_NAME)), trusted=trusted, opener=opener)
         bundle._check_labels()
         return bundle
 
@@ -145,7 +154,8 @@ class Bundle:
         """
         names = self.manifest.variants[variant].files
         with ExitStack() as stack:
-            descriptors = {name: stack.enter_context(_open(self.path / name, None)) for name in names}
+            limits = {names[0]: _GRAPH}
+            descriptors = {name: stack.enter_context(_open(self.path / name, limits.get(name))) for name in names}
             first = names[0]
             if not self.verified:
                 # The graph itself says where its external data lies, and only ONNX Runtime reads graphs.

@@ -20,6 +20,7 @@ from torchless.errors import BundleError, warn_once
 from torchless.limits import max_length, position_limit
 from torchless.manifest import GRAPH_INPUTS, PROBLEM_TYPES, FileEntry, Manifest, OutputSpec, TokenizerSpec, Variant
 from torchless.pipelines.tasks import TASKS, Task, find_task, infer_task
+from torchless.tokenizer_risks import find_risk
 
 # Variant to the names its file goes by; the first one found is taken.
 _NAMES = {
@@ -31,8 +32,6 @@ _DEVICES = {"fp32": "any", "int8": "cpu", "fp16": "cuda"}
 # Weights of unknown making may saturate on processors without these; see torchless_export.saturation.
 _SAFE_FOR_INT8 = ("avx512_vnni", "avx_vnni", "arm64")
 _JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-# Patterns that transformers' own converters write into tokenizer.json.
-_KNOWN_PATTERNS = frozenset({" {2,}", "\\s+", " ", "^\\s+", "\\s+$", "``|''"})
 
 
 def find_variants(files: Iterable[str]) -> dict[str, str]:
@@ -68,8 +67,8 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
     """Describe the directory `folder` from its config, as a bundle that is not verified; warns so, once.
 
     Raises:
-        BundleError: a file is missing or broken; a link leads out of the directory; or the tokenizer
-            holds a custom regular expression and `trust` is not set.
+        BundleError: a file is missing or broken; a link leads out of the directory; or the tokenizer holds a custom
+            regular expression, or another part that could run without end, and `trust` is not set.
     """
     files = list(files_below(folder))
     variants = find_variants(files)
@@ -78,11 +77,8 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
     config = _read_object(folder, "config.json", required=True)
     tokenizer_config = _read_object(folder, "tokenizer_config.json")
     tokenizer = _read_object(folder, "tokenizer.json", required=True)
-    if not trust and (pattern := next(_custom_patterns(tokenizer), None)) is not None:
-        raise BundleError(
-            f"{folder / 'tokenizer.json'}: holds the regular expression {pattern[:80]!r}, which a stranger can make "
-            "run without end; pass trust=True if you know where it comes from"
-        )
+    if not trust and (risk := find_risk(tokenizer)) is not None:
+        raise BundleError(f"{folder / 'tokenizer.json'}: {risk}; pass trust=True if you know where it comes from")
     task = _task(config)
     labels = read_labels(config, str(folder / "config.json"), BundleError) if "labels" in task.axes else ()
     limit = position_limit(config)
@@ -109,7 +105,8 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
         },
     )
     warn_once(f"{folder}: not a torchless bundle: its graphs were never compared with a checkpoint (unverified)")
-    return Bundle(folder, manifest, verified=False, opener=functools.partial(open_unverified, trust=trust))
+    opener = functools.partial(open_unverified, trust=trust)
+    return Bundle(folder, manifest, verified=False, trusted=trust, opener=opener)
 
 
 def read_labels(config: dict[str, Any], where: str, error: type[Exception]) -> tuple[str, ...]:
@@ -229,17 +226,3 @@ def _check_inside(folder: Path, name: str) -> None:
         allowed.append(home.parent.parent / "blobs")
     if not any(real.is_relative_to(base) for base in allowed):
         raise BundleError(f"{path}: a link that leads out of the directory; copy the file itself there")
-
-
-def _custom_patterns(value: Any) -> Iterator[str]:
-    """Yield the regular expressions in the parts of tokenizer.json that run on texts."""
-    parts = [value.get(key) for key in ("normalizer", "pre_tokenizer")] if isinstance(value, dict) else []
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict):
-            pattern = part.get("Regex")
-            if isinstance(pattern, str) and pattern not in _KNOWN_PATTERNS:
-                yield pattern
-            parts.extend(part.values())
-        elif isinstance(part, list):
-            parts.extend(part)

@@ -16,6 +16,8 @@ from typing import Any
 _MAX_DIGITS = 40
 # No file here goes below ten; what walks a document later may do so recursively.
 _MAX_DEPTH = 100
+# A vocabulary of 256,000 words with its merges has 2 million. Each takes up to 100 bytes of memory.
+_MAX_VALUES = 4_000_000
 _TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
 
@@ -28,8 +30,12 @@ def loads(data: bytes) -> Any:
 
     Raises:
         JSONError: not UTF-8, not JSON, a duplicate key, NaN, an infinity or a number that becomes one,
-            an integer of more than 40 digits, a lone surrogate, or nesting of more than 100 levels.
+            an integer of more than 40 digits, a lone surrogate, nesting of more than 100 levels, or more than about
+            4 million values.
     """
+    # Those in strings are counted too: it is a wall, and counted before anything is made of them.
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise JSONError(f"more than {_MAX_VALUES} values")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -241,7 +241,7 @@ def test_a_file_beyond_the_walls_is_not_read(tmp_path, monkeypatch, name):
 
 def test_the_walls_are_where_the_module_says():
     assert bundle_module._SMALL == 16 * 2**20
-    assert bundle_module._LIMITS == {"tokenizer.json": 256 * 2**20}
+    assert bundle_module._LIMITS == {"tokenizer.json": 64 * 2**20}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torchless.pipelines.flow import Flow
 from torchless.pipelines.inputs import TokenizerArguments, check_count, read_texts, read_tokenizer_arguments
 from torchless.pipelines.tasks import find_task
 from torchless.pipelines.variants import choose_variant
+from torchless.probe import probe
 from torchless.session import Session, choose_device
 from torchless.tokenization import TextInput, Tokenizer
 
@@ -94,6 +95,8 @@ class Pipeline(Flow):
                 f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
             )
         self._batch_size = check_count("batch_size", batch_size)
+        if not bundle.trusted:
+            probe(bundle, self.variant, chosen)
         self._tokenizer = Tokenizer(
             bundle.read("tokenizer.json"), manifest.tokenizer, str(bundle.path / "tokenizer.json")
         )

@@ -68,7 +68,9 @@ def pipeline(
         threads: of a CPU session; None: the CPUs that this process may use.
         profile: "latency" or "throughput".
         revision: branch, tag or commit, for a hub id.
-        trust: accept custom regular expressions in the tokenizer of a directory that is not a bundle.
+        trust: you know where the model comes from. Without it what comes from the hub, or is no bundle, is tried in
+            a process of its own first (`torchless.probe`), and of a directory that is no bundle the tokenizer may not
+            hold what a stranger could make run without end (`torchless.tokenizer_risks`).
         arguments: `truncation`, `max_length`, ... for every call, and of feature extraction `return_tensors` and
             `tokenize_kwargs`; arguments of transformers' pipeline that have no meaning here are ignored with a warning.
 
@@ -143,12 +145,13 @@ def open_bundle(
             raise InputError(f"variant {variant!r} is not in {name}, which has {', '.join(found)}")
         return hub_layout.wanted_files(files, variant)
 
-    return _open_directory(hub.fetch(name, revision, choose, BundleError), name, trust=trust)
+    return _open_directory(hub.fetch(name, revision, choose, BundleError), name, trust=trust, local=False)
 
 
-def _open_directory(folder: Path, name: str, *, trust: bool) -> Bundle:
+def _open_directory(folder: Path, name: str, *, trust: bool, local: bool = True) -> Bundle:
     if (folder / MANIFEST_NAME).exists():
-        return Bundle.open(folder)
+        # Anybody can write a manifest. Who put this one on the local disk may well do more than that.
+        return Bundle.open(folder, trusted=trust or local)
     files = list(hub_layout.files_below(folder))
     if hub_layout.find_variants(files):
         return hub_layout.open_unverified(folder, trust=trust)
