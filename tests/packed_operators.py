@@ -6,6 +6,7 @@ Written from ONNX Runtime's sources: `contrib_ops/cuda/bert/remove_padding.cc`, 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -51,10 +52,8 @@ class PackedMultiHeadAttention(OpRun):
         assert starts.dtype == offsets.dtype == np.int32
         assert starts.shape == (len(offsets) + 1,)
         result = np.empty_like(query)
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
-            q, k, v = (
-                x[start:end].reshape(end - start, num_heads, -1).transpose(1, 0, 2) for x in (query, key, value)
-            )
+        for start, end in itertools.pairwise(starts):
+            q, k, v = (x[start:end].reshape(end - start, num_heads, -1).transpose(1, 0, 2) for x in (query, key, value))
             scores = q @ k.transpose(0, 2, 1) * np.float32(scale)
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             weights /= weights.sum(-1, keepdims=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torchless.errors import InputError
 
-__all__ = ["TARGETS", "Form", "Target", "candidates", "default_form"]
+__all__ = ["TARGETS", "Form", "Target", "candidates", "default_form", "for_left_padding"]
 
 Target = Literal["cpu", "cuda"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -60,6 +60,11 @@ _CANDIDATES: dict[Target, tuple[Form, ...]] = {
         Form(qkv="one", attention="multi-head", gelu="bias", norm="skip"),
     ),
 }
+
+
+def for_left_padding(form: Form) -> Form:
+    """Return the form to write instead where padding is on the left, and masks do not begin with ones."""
+    return replace(form, attention="multi-head") if form.attention in ("lengths", "packed") else form
 
 
 def default_form(target: Target) -> Form:

@@ -44,6 +44,4 @@ class Packing:
 
     def restore(self, x: str, output: str = "") -> str:
         """Return (tokens, hidden) with zeros for padding: (batch, sequence, hidden), named `output`."""
-        return self._graph.add(
-            "RestorePadding", x, self._offsets, name="packing", domain=MICROSOFT, output=output
-        )
+        return self._graph.add("RestorePadding", x, self._offsets, name="packing", domain=MICROSOFT, output=output)

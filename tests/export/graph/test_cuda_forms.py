@@ -37,7 +37,10 @@ def batches(draw: st.DrawFn, families: list[str]) -> dict[str, Any]:
         "length": draw(st.integers(1, 17)),
         "mask": draw(st.sampled_from(["right", "none"])),
         "seed": draw(st.integers(0, 9)),
-        "form": {"qkv": draw(st.sampled_from(["three", "one"])), "last_layer": draw(st.sampled_from(["read", "whole"]))},
+        "form": {
+            "qkv": draw(st.sampled_from(["three", "one"])),
+            "last_layer": draw(st.sampled_from(["read", "whole"])),
+        },
     }
 
 
