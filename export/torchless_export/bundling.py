@@ -25,12 +25,15 @@ from torchless.limits import position_limit
 from torchless.manifest import GRAPH_INPUTS, FileEntry, Manifest, OutputSpec, Variant
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.tasks import find_task
+from torchless.session import cuda_problem
 from torchless_export.alignment import aligned
 from torchless_export.checkpoint import Checkpoint
+from torchless_export.half import emulation
 from torchless_export.onnx_graph import opset_version
 from torchless_export.originals import Original
 
-FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
+_DEVICES = {"int8": "cpu", "fp16": "cuda"}
 
 # Protobuf's own limit is 2 GiB; a graph needs some room beside its weights.
 _INLINE_LIMIT = (2 << 30) - (64 << 20)
@@ -102,14 +105,14 @@ class Bundling:
         return Variant(
             files=(FILES[name],),
             precision=name,
-            device="cpu" if name == "int8" else "any",
+            device=_DEVICES.get(name, "any"),
             isa=tuple(isa),
             converter=self._converter,
             opset=opset_version(graph),
             inputs=dict.fromkeys(graph_inputs(self._source, graph), "int64"),
             output=OutputSpec(self._source.task.output, "float32", self._source.task.axes),
             # On CPU this fusion costs a tenth of int8's time; where its operator pays it is written as such.
-            session={"disabled_optimizers": ["SkipLayerNormFusion"]},
+            session={"disabled_optimizers": ["SkipLayerNormFusion"]} if name != "fp16" else {},
             quantization=quantization,
             tuning=tuning,
         )
@@ -142,15 +145,35 @@ class Bundling:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Pipeline]:
-        """Open a variant on the CPU as the runtime does; that it may not suit this processor is no news here."""
+        """Open a variant as the runtime does: on the CPU, or where it is for CUDA and that works here, on the GPU.
+
+        Where it does not, its arithmetic is emulated on the CPU, rounding for rounding (`half.emulation`). That a
+        variant may not suit this processor is no news here.
+        """
         open_pipeline = find_task(self.manifest.task).load()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TorchlessWarning)
-            pipeline = open_pipeline(
-                Bundle(self.folder, self.manifest), device="cpu", variant=name, profile="throughput"
-            )
-        with pipeline:
-            yield pipeline
+        with contextlib.ExitStack() as stack:
+            bundle, device = Bundle(self.folder, self.manifest), "cpu"
+            if self.manifest.variants[name].device == "cuda":
+                if cuda_problem(0) is None:
+                    device = "cuda"
+                else:
+                    bundle = self._emulated(name, stack.enter_context(self.scratch()))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TorchlessWarning)
+                pipeline = open_pipeline(bundle, device=device, variant=name, profile="throughput")
+            yield stack.enter_context(pipeline)
+
+    def _emulated(self, name: str, folder: Path) -> Bundle:
+        """Make a bundle in the empty `folder` of one variant, in float32 arithmetic that rounds to float16."""
+        save(emulation(onnx.load(self.folder / FILES[name])), folder / FILES[name])
+        variant = replace(
+            self.manifest.variants[name], device="any", files=tuple(sorted(path.name for path in folder.iterdir()))
+        )
+        small = [entry for entry in self.manifest.files if entry.path.endswith(".json")]
+        for entry in small:
+            (folder / entry.path).write_bytes((self.folder / entry.path).read_bytes())
+        entries = (*small, *(_entry(folder, file) for file in variant.files))
+        return Bundle(folder, replace(self.manifest, files=entries, variants={name: variant}))
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

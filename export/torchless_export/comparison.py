@@ -47,12 +47,14 @@ class Comparison(abc.ABC):
         elements: what they are called in the record of the tolerance.
         names: in the record: the largest difference of an element, the largest and the mean change of a text's answer.
         tolerance: what an agreement means beyond the share asked for, for the record.
+        bounded: whether the change of a text's answer has a scale of its own, as probabilities and cosines do.
     """
 
     element: str
     elements: str
     names: tuple[str, str, str]
     tolerance: Mapping[str, float] = {}
+    bounded: bool = True
 
     @abc.abstractmethod
     def add(self, text: int, original: Float32, found: Float32 | None) -> None:
@@ -89,6 +91,7 @@ class LogitComparison(Comparison):
 
     def __init__(self, problem_type: str) -> None:
         self._problem_type = problem_type
+        self.bounded = problem_type != "regression"
         self._original: dict[int, Float32] = {}
         self._found: dict[int, Float32] = {}
         self._alone: dict[int, Float32] = {}

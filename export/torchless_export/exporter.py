@@ -11,13 +11,16 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from torchless.devices import Device
 from torchless.errors import InputError, ParityError
 from torchless.manifest import MANIFEST_NAME, Variant
+from torchless.session import cuda_problem
 from torchless_export import converters, parity, tuning
 from torchless_export.bundling import Bundling, save
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
 from torchless_export.converters import Converter
-from torchless_export.graph import Form, candidates
+from torchless_export.graph import Form, Target, candidates, for_left_padding
+from torchless_export.half import to_float16
 from torchless_export.originals import Original, open_original
 from torchless_export.parity import Arrays, Parity
 from torchless_export.quantize import quantize_dynamic_int8
@@ -26,7 +29,7 @@ from torchless_export.texts import TextInput, TextSet, default_texts, load_texts
 from torchless_export.tuning import Shape, Tuning
 from torchless_export.writer import DirectoryWriter
 
-VARIANTS = ("fp32", "int8")
+VARIANTS = ("fp32", "int8", "fp16")
 
 # What the gate keeps of a text: every length up to here is judged, and a model of 8,192 positions need not
 # hold 8,192 x 8,192 attention weights for it.
@@ -61,7 +64,8 @@ def export(
     Args:
         checkpoint: a directory that `save_pretrained` wrote, or a hub id.
         bundle: the directory to make; made whole, or left as it was.
-        variants: of "fp32" and "int8".
+        variants: of "fp32", "int8", and "fp16", which is for CUDA: judged on a GPU where one works here, else in an
+            emulation of its arithmetic, as the manifest then says.
         task: "text-classification" or "feature-extraction"; None: what the config says.
         converter: "graph", which writes the graph from the weights, "optimum", which has PyTorch trace the model, or
             "auto": the first where it knows the architecture.
@@ -147,9 +151,12 @@ class _Making:
 
     def make(self, name: str) -> None:
         """Write the variant `name`, in the fastest form where forms are to be timed."""
-        if self._shapes:
-            self._tunings[name] = self._tune(name)
-        self._write(name, self._tunings[name].trials[0].form if self._shapes else None)
+        forms, device = self._forms(name)
+        # What is for CUDA can be timed on a GPU alone.
+        if self._shapes and (device.kind == "cpu" or cuda_problem(device.index) is None):
+            self._tunings[name] = self._tune(name, forms, device)
+            forms = [trial.form for trial in self._tunings[name].trials]
+        self._write(name, forms[0] if forms else None)
 
     def judge(self, variants: Sequence[str], min_agreement: float) -> ExportReport:
         """Run the gate; a variant that fails is written in its next form, and judged again, until one passes."""
@@ -185,6 +192,14 @@ class _Making:
             seconds=self._clock.seconds,
         )
 
+    def _forms(self, name: str) -> tuple[list[Form], Device]:
+        """Return the forms worth timing for a variant, the default one first, and where; none: they mean nothing."""
+        target: Target = "cuda" if name == "fp16" else "cpu"
+        forms = candidates(target) if self._converter.tunable else ()
+        if self._bundling.manifest.tokenizer.padding_side == "left":
+            forms = tuple(dict.fromkeys(map(for_left_padding, forms)))
+        return list(forms), Device(target)
+
     def _write(self, name: str, form: Form | None) -> None:
         graph, variant = self._variant(name, form, calibrated=True)
         tuned = self._tunings.get(name)
@@ -197,6 +212,9 @@ class _Making:
         graph = self._graph(form)
         if name == "fp32":
             return graph, self._bundling.describe(name, graph)
+        if name == "fp16":
+            rounded = to_float16(graph)
+            return rounded, self._bundling.describe(name, rounded)
         with self._clock.step("quantize") as tell:
             batches = self._calibrating(graph) if calibrated else []
             quantized = quantize_dynamic_int8(graph, batches, progress=tell)
@@ -211,11 +229,10 @@ class _Making:
                 self._graphs[form] = self._converter.convert(self._source, self._original, form, scratch)
         return self._graphs[form]
 
-    def _tune(self, name: str) -> Tuning:
+    def _tune(self, name: str, forms: Sequence[Form], device: Device) -> Tuning:
         longest = self._bundling.manifest.tokenizer.position_limit
         if longest is not None and any(tokens > longest for _, tokens in self._shapes):
             raise InputError(f"{self._source.name}: its position table holds {longest} tokens; tune at shorter shapes")
-        forms = candidates("cpu")
         with self._bundling.scratch() as scratch:
             paths = {}
             for number, form in enumerate(forms):
@@ -225,7 +242,7 @@ class _Making:
             with self._clock.step("tune") as tell:
                 # Unsaid, it is the architecture's own default, and every one of those is larger.
                 vocabulary = int(self._source.config.get("vocab_size", 1000))
-                return tuning.tune(paths, variant, self._shapes, vocabulary=vocabulary, progress=tell)
+                return tuning.tune(paths, variant, self._shapes, vocabulary=vocabulary, device=device, progress=tell)
 
     def _calibrating(self, graph: onnx.ModelProto) -> list[Arrays]:
         """Return the calibrating texts as graph inputs: alone and together, since a batch shares its range."""

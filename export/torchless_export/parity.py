@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchless.batching import plan_batches
+from torchless.devices import CUDA_PROVIDER
 from torchless.errors import InferenceError
 from torchless.pipelines.base import Pipeline
 from torchless_export.comparison import Comparison, HiddenStateComparison, LogitComparison, json_number
@@ -26,6 +27,9 @@ TextInput = str | tuple[str, str]
 
 # DESIGN, "Fidelity comes first".
 FP32_LOGITS = 1e-4
+# Of fp16: the share of equal answers, and how far a text's scores, or the cosine of its hidden states, may move.
+FP16_AGREEMENT = 0.999
+FP16_CHANGE = 5e-3
 _ROWS = 32
 # Texts run alone as well, for the change that a batch's company makes.
 _ALONE = 128
@@ -63,6 +67,7 @@ class Parity:
         batch_drift: how much a text's answer changes with its company in a batch: {"texts"} and the last two of
             `differences`.
         failures: what the tolerance does not allow, in words; empty: passed.
+        device: "cpu" or "cuda": where the variant was run; one for CUDA on a CPU by an emulation of its arithmetic.
     """
 
     reference: str
@@ -75,6 +80,7 @@ class Parity:
     tolerance: Mapping[str, float]
     batch_drift: Mapping[str, float]
     failures: tuple[str, ...] = field(default=())
+    device: str = "cpu"
 
     @property
     def passed(self) -> bool:
@@ -113,7 +119,7 @@ def judge(
         texts: what is run through both; `max_length` tokens at most are kept of each.
         source: named in the record.
         max_length: where both cut; None: nowhere.
-        min_agreement: for every variant that is not fp32.
+        min_agreement: for every variant that has no promise of its own, which fp32 and fp16 have.
         ids_only: further texts, of which only the token ids are compared.
         progress: told the texts done and their number.
 
@@ -158,6 +164,7 @@ def judge(
             alone=len(alone),
             min_agreement=min_agreement,
             wrong_ids=wrong_ids,
+            device="cuda" if pipelines[name].provider == CUDA_PROVIDER else "cpu",
         )
         for name in pipelines
     }
@@ -198,6 +205,7 @@ def _verdict(
     alone: int,
     min_agreement: float,
     wrong_ids: Sequence[TextInput],
+    device: str,
 ) -> Parity:
     measured = comparison.measure(2 * FP32_LOGITS if precision == "fp32" else 0.0)
     agree = measured.agree
@@ -217,7 +225,14 @@ def _verdict(
         if agreement < 1:
             failures.append(f"{int((~agree).sum())} of {len(agree)} answers differ")
     else:
+        if precision == "fp16":
+            min_agreement = FP16_AGREEMENT
         tolerance = {"agreement": min_agreement, **comparison.tolerance}
+        if precision == "fp16" and comparison.bounded:
+            change = comparison.names[1]
+            tolerance[change] = FP16_CHANGE
+            if not measured.differences[change] <= FP16_CHANGE:
+                failures.append(f"{change} is {measured.differences[change]:.2g}, more than {FP16_CHANGE:g}")
         if agreement < min_agreement:
             failures.append(f"agreement {agreement:.4f} on {len(agree)} texts, less than {min_agreement:g}")
     return Parity(
@@ -231,6 +246,7 @@ def _verdict(
         tolerance=tolerance,
         batch_drift={"texts": alone, **measured.drift},
         failures=tuple(failures),
+        device=device,
     )
 
 

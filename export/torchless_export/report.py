@@ -98,6 +98,8 @@ class ExportReport:
             lines.append(
                 f"unproven: {some.texts} texts judged, {PROVING_TEXTS} are needed; pass --calibration FILE with more"
             )
+        if "fp16" in self.variants and self.variants["fp16"].parity.device != "cuda":
+            lines.append("fp16: judged by an emulation of its arithmetic on the CPU, not yet run on a GPU")
         for name, variant in self.variants.items():
             lines += [f"{name}: {failure}" for failure in variant.parity.failures]
         return "\n".join(lines)

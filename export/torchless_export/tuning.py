@@ -38,6 +38,7 @@ _WARM_UP = 3
 _SECONDS, _RUNS = 0.15, 5
 # Less than this is noise, and the default form stays.
 _GAIN = 0.02
+_CPU = Device("cpu")
 _SHAPE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,4})")
 
 
@@ -115,15 +116,17 @@ def tune(
     shapes: Sequence[Shape],
     *,
     vocabulary: int,
+    device: Device = _CPU,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
-    """Time the same model in several forms on the CPU.
+    """Time the same model in several forms.
 
     Args:
         models: form to ONNX file, the default form first.
         variant: what the manifest says of each of them.
         shapes: (batch, sequence), which the model's positions must allow.
         vocabulary: token ids are drawn from 0 to below this.
+        device: where.
         progress: called with (sessions timed, all of them).
 
     Returns:
@@ -150,7 +153,7 @@ def tune(
         shuffle(order)
         times = {}
         for place, form in enumerate(order):
-            times[form], threads = _time(models[form], variant, batches)
+            times[form], threads = _time(models[form], variant, batches, device)
             progress(number * len(order) + place + 1, _ROUNDS * len(order))
         rounds.append(times)
 
@@ -169,14 +172,16 @@ def tune(
         for form in models
     ]
     ranked = sorted(trials, key=lambda trial: trial.ratio if trial.ratio < 1 - _GAIN else max(trial.ratio, 1.0))
-    return Tuning(tuple(ranked), threads, processor_name())
+    return Tuning(tuple(ranked), threads, processor_name() if device.kind == "cpu" else str(device))
 
 
-def _time(path: Path, variant: Variant, batches: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, float], int]:
+def _time(
+    path: Path, variant: Variant, batches: Mapping[str, Mapping[str, Any]], device: Device
+) -> tuple[dict[str, float], int]:
     """Return shape to the median milliseconds of a run, and the threads that ran it."""
     session = Session(
         ModelSource(str(path), name=path.name),
-        device=Device("cpu"),
+        device=device,
         inputs=variant.inputs,
         output=variant.output,
         disabled_optimizers=variant.disabled_optimizers,

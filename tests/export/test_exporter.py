@@ -199,7 +199,7 @@ def test_the_manifest_describes_each_variant(exported: Exported, name: str):
     parity = variant["parity"]
     assert parity.keys() - {"proven"} == {
         "reference", "texts", "source", "ids_equal", "max_logit", "max_probability", "mean_probability", "agreement",
-        "agreement_low95", "tolerance", "batch_drift",
+        "agreement_low95", "tolerance", "batch_drift", "device",
     }  # fmt: skip
     assert (parity["reference"], parity["ids_equal"]) == ("pytorch", True)
     assert parity["texts"] == len(TEXTS) - 2 + 1  # two calibrate, and one over-long text is added

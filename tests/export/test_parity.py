@@ -27,6 +27,7 @@ class Toy:
     """A model of letters: both the original, as a `Reference`, and what is judged, as a pipeline."""
 
     name = "numpy"
+    provider = "CPUExecutionProvider"
 
     def __init__(
         self,
@@ -235,7 +236,7 @@ def test_what_the_manifest_records_is_what_was_measured():
     record = verdicts(int8=Toy())["int8"].to_manifest()
     assert record.keys() - {"proven"} == {
         "reference", "texts", "source", "ids_equal", "max_logit", "max_probability", "mean_probability", "agreement",
-        "agreement_low95", "tolerance", "batch_drift",
+        "agreement_low95", "tolerance", "batch_drift", "device",
     }  # fmt: skip
 
 

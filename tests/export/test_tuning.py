@@ -54,7 +54,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[Form, float]], tuni
     def run(milliseconds: dict[Form, float]) -> tuning.Tuning:
         calls: list[Path] = []
 
-        def time(path: Path, variant: Variant, batches: Any) -> tuple[dict[str, float], int]:
+        def time(path: Path, variant: Variant, batches: Any, device: Any) -> tuple[dict[str, float], int]:
             calls.append(path)
             slower = 1 + len(calls) // len(milliseconds)
             form = FORMS[int(path.stem)]
@@ -87,7 +87,9 @@ def test_the_fastest_stands_first(timed: Any) -> None:
 def test_what_could_be_noise_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     times = dict(zip(FORMS, (1.0, 0.99, *[1.001] * len(FORMS[2:])), strict=True))
     monkeypatch.setattr(
-        tuning, "_time", lambda path, variant, batches: (dict.fromkeys(batches, times[FORMS[int(path.stem)]]), 1)
+        tuning,
+        "_time",
+        lambda path, variant, batches, device: (dict.fromkeys(batches, times[FORMS[int(path.stem)]]), 1),
     )
     found = tuning.tune({f: Path(f"{i}.onnx") for i, f in enumerate(FORMS)}, VARIANT, ((1, 4),), vocabulary=9)
     assert found.trials[0].form == FORMS[0]
@@ -131,7 +133,7 @@ def test_a_form_that_fails_the_gate_gives_way_to_the_next(
 ) -> None:
     """The first `wrong` forms in order of their speed give other answers."""
     monkeypatch.setattr(
-        tuning, "_time", lambda path, variant, batches: (dict.fromkeys(batches, 9.0 - int(path.stem)), 1)
+        tuning, "_time", lambda path, variant, batches, device: (dict.fromkeys(batches, 9.0 - int(path.stem)), 1)
     )
     ranked = list(reversed(FORMS))
     build = exporter.converters.graph.build

@@ -6,8 +6,19 @@ An encoder (`families` says which tensor is what) and a head, which says what it
 from __future__ import annotations
 
 from torchless_export.graph.builder import build, check_supported, supports
-from torchless_export.graph.form import TARGETS, Form, Target, candidates, default_form
+from torchless_export.graph.form import TARGETS, Form, Target, candidates, default_form, for_left_padding
 
-__all__ = ["NAME", "TARGETS", "Form", "Target", "build", "candidates", "check_supported", "default_form", "supports"]
+__all__ = [
+    "NAME",
+    "TARGETS",
+    "Form",
+    "Target",
+    "build",
+    "candidates",
+    "check_supported",
+    "default_form",
+    "for_left_padding",
+    "supports",
+]
 
 NAME = "graph"

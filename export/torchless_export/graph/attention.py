@@ -14,6 +14,7 @@ import numpy as np
 from torchless_export.graph.disentangled import DisentangledScores
 from torchless_export.graph.form import Form
 from torchless_export.graph.nodes import MICROSOFT, Graph
+from torchless_export.graph.packing import Packing
 from torchless_export.graph.parts import Family, Linear
 from torchless_export.graph.positions import Positions
 from torchless_export.graph.products import add_product
@@ -26,6 +27,8 @@ from torchless_export.weights import Float32
 __all__ = ["Attention", "sequence_first"]
 
 _QUERY, _KEY, _VALUE = range(3)
+# The forms whose attention is one node.
+_MULTI_HEAD = ("multi-head", "lengths", "packed")
 
 
 def sequence_first(family: Family, form: Form) -> bool:
@@ -37,6 +40,10 @@ class Attention:
     """The attention of all layers of one graph.
 
     Where only the first token is read (`first`), its row alone asks: (batch, 1) queries, all keys and values.
+
+    Attributes:
+        packing: of hidden states without padding, (tokens, hidden) instead of (batch, sequence, hidden); None: there
+            is padding.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class Attention:
         self._spec = spec
         self._form = form
         self._bias = ScoreBias(graph, tensors, family, spec, positions)
+        packs = form.attention == "packed" and self._bias.masks_alone(*range(spec.layers)) and not family.rotary
+        self.packing = Packing(graph, self._bias.lengths()) if packs else None
         self._disentangled: DisentangledScores | None = None
         if family.disentangled and spec.distances and (spec.distances.to_position or spec.distances.to_content):
             content = (self._part(_QUERY)[0], self._part(_KEY)[0])
@@ -69,17 +78,21 @@ class Attention:
         """
         graph, width = self._graph, self._spec.sizes["hidden"]
         name = f"layer.{layer}.attention"
+        if self.packing:
+            # All tokens ask: the operator knows no other queries.
+            query, key, value = self._projections(layer, x, x, False, name)
+            context = self.packing.attend(query, key, value, heads=self._spec.sizes["heads"], name=name)
+            return self._output(layer, self.packing.first(context) if first else context)
         query, key, value = self._turned(layer, self._projections(layer, x, rows, first, name), first, name)
-        multi_head = self._form.attention == "multi-head" and not self._family.disentangled
-        bias = self._bias.add(layer, first=first, square=multi_head)
-        if multi_head:
-            context = self._multi_head(query, key, value, bias, first, name)
+        if self._form.attention in _MULTI_HEAD and not self._family.disentangled:
+            context = self._multi_head(layer, query, key, value, first, name)
             shape: tuple[int, ...] = (-1, width) if first else ()
-        elif sequence_first(self._family, self._form):
-            context = self._strided(query, key, value, bias, first, name)
-            shape = (-1, width) if first else (0, 0, width)
         else:
-            context = self._matmul(layer, query, key, value, bias, first, name)
+            bias = self._bias.add(layer, first=first, square=False)
+            if sequence_first(self._family, self._form):
+                context = self._strided(query, key, value, bias, first, name)
+            else:
+                context = self._matmul(layer, query, key, value, bias, first, name)
             shape = (-1, width) if first else (0, 0, width)
         return self._output(layer, graph.add("Reshape", context, graph.ints(*shape), name=name) if shape else context)
 
@@ -110,12 +123,17 @@ class Attention:
         context = product(attention, values, transBatchB=1)
         return context if first else graph.add("Transpose", context, name=name, perm=[2, 0, 1, 3])
 
-    def _multi_head(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
+    def _multi_head(self, layer: int, query: str, key: str, value: str, first: bool, name: str) -> str:
+        """Return (batch, sequence, hidden), or (batch, 1, hidden) for the first token."""
         graph, sizes = self._graph, self._spec.sizes
         if first:
             query = graph.add("Reshape", query, graph.ints(0, 1, sizes["hidden"]), name=name)
+        if self._form.attention != "multi-head" and self._bias.masks_alone(layer):
+            mask = ["", self._bias.spans(first=first)]
+        else:
+            mask = ["", "", self._bias.add(layer, first=first, square=True)]
         return graph.add(
-            "MultiHeadAttention", query, key, value, "", "", bias, name=name, domain=MICROSOFT,
+            "MultiHeadAttention", query, key, value, *mask, name=name, domain=MICROSOFT,
             num_heads=sizes["heads"], scale=1.0,
         )  # fmt: skip
 

@@ -52,20 +52,27 @@ class Encoder:
         last, final = self._spec.layers - 1, self._family.final_norm
         add_layer = self._norm_first_layer if self._family.layer.norm_first else self._norm_last_layer
         x = self._embed()
+        packing = self._attention.packing
+        if packing:
+            x = packing.remove(x)
+        # What the last node is called that is not there for the layout alone.
+        own = "" if packing else output
         turned = output if self._positions.axis == 0 and not final and not first else ""
         for layer in range(last + 1):
             # A convolution reads all tokens that the layer gives.
             distances = self._spec.distances if layer == 0 else None
             convolution = distances if distances and distances.kernel else None
             read = first and layer == last and self._form.last_layer == "read" and not convolution
-            named = output if layer == last and not final and not turned else ""
+            named = own if layer == last and not final and not turned else ""
             given = add_layer(layer, x, first=read, output="" if convolution else named)
             x = self._convolve(convolution, x, given, named) if convolution else given
         if turned:
             return self._graph.add("Transpose", x, name="batch_first", output=output, perm=[1, 0, 2])
         if first and not read:
             x = self._first_token(x)
-        return self.norm(x, final, self._tensors.path(final), output) if final else x
+        if final:
+            x = self.norm(x, final, self._tensors.path(final), own)
+        return packing.restore(x, output) if packing and not first else x
 
     def _embed(self) -> str:
         graph, tensors, spec, parts = self._graph, self._tensors, self._spec, self._family.embeddings
@@ -193,4 +200,6 @@ class Encoder:
         return [self._graph.constant(name, partial(self._tensors.read, name)) for name in names]
 
     def _first_token(self, x: str) -> str:
+        if self._attention.packing:
+            return self._attention.packing.first(x)
         return self._graph.add("Gather", x, self._graph.index(0), name="first_token", axis=self._positions.axis)

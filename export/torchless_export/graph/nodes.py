@@ -56,9 +56,15 @@ class Graph:
         """Add a node of one output; returns the output's name, `output` or one made from `name`."""
         return self._add(operator, inputs, name, domain, [output] if output else None, 1, attributes)[0]
 
+    def add_several(
+        self, operator: str, *inputs: str, outputs: int, name: str, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Add a node of several outputs; returns their names."""
+        return self._add(operator, inputs, name, domain, None, outputs, attributes)
+
     def split(self, tensor: str, parts: int, *, axis: int, name: str) -> list[str]:
         """Add a node that cuts `tensor` into equal parts along an axis; returns their names."""
-        return self._add("Split", [tensor], name, "", None, parts, {"axis": axis, "num_outputs": parts})
+        return self.add_several("Split", tensor, outputs=parts, name=name, axis=axis, num_outputs=parts)
 
     def model(self, inputs: Sequence[str], output: str, axes: Sequence[str | int]) -> onnx.ModelProto:
         """Return the model: `inputs` int64 (batch, sequence), `output` float32 of the named or fixed `axes`."""

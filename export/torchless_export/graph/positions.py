@@ -27,12 +27,19 @@ class Positions:
         self._graph = graph
         self.axis = axis
         self._length = ""
+        self._texts = ""
 
     def length(self) -> str:
         """Return the number of columns, an int64 of one axis."""
         if not self._length:
             self._length = self._graph.add("Shape", "input_ids", name="length", start=1, end=2)
         return self._length
+
+    def texts(self) -> str:
+        """Return the number of texts, an int64 of one axis."""
+        if not self._texts:
+            self._texts = self._graph.add("Shape", "input_ids", name="texts", start=0, end=1)
+        return self._texts
 
     def first_rows(self, name: str, table: Callable[[], NDArray[Any]]) -> str:
         """Return as many rows of a constant table as the texts have columns: (sequence, ...)."""

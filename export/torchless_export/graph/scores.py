@@ -15,6 +15,8 @@ from torchless_export.weights import Float32
 
 __all__ = ["ScoreBias"]
 
+_INT32 = 6  # onnx.TensorProto.INT32
+
 # What is added to the score of a padding token: so low that its attention is 0, and finite, so that a text of
 # nothing but padding has no NaN (as transformers does it). Twice that would be infinite: see `_window`.
 _LOWEST = float(np.finfo(np.float32).min)
@@ -40,7 +42,7 @@ class ScoreBias:
             square: a row for each query is wanted even where all are equal: `MultiHeadAttention` does not broadcast.
         """
         graph, table = self._graph, self._family.relative_bias
-        local = bool(self._spec.local) and self._spec.local[layer]
+        local = self._local(layer)
         both = self._family.disentangled is not None
         if table is None and not local and not both and (first or not square):
             return self._share("mask", self._mask)
@@ -52,6 +54,54 @@ class ScoreBias:
             return whole
         row = (graph.ints(0), graph.ints(1), graph.ints(2))
         return self._share(f"{kind}, first", lambda: graph.add("Slice", whole, *row, name="first_bias"))
+
+    def masks_alone(self, *layers: int) -> bool:
+        """Whether the bias of these layers is the mask's and nothing else."""
+        both = self._family.relative_bias or self._family.disentangled
+        return not both and not any(self._local(layer) for layer in layers)
+
+    def _local(self, layer: int) -> bool:
+        return bool(self._spec.local) and self._spec.local[layer]
+
+    def lengths(self) -> str:
+        """Return how many tokens each text has, (batch,) int32.
+
+        At least 1: attention to no token at all is not a number.
+        """
+        return self._share("lengths", self._lengths)
+
+    def spans(self, *, first: bool) -> str:
+        """Return the mask as `MultiHeadAttention`'s `key_padding_mask` of one axis, (3 * batch + 2,) int32.
+
+        The tokens of each text, then where each text's queries begin with all rows laid end to end, then where its
+        keys do; the last of each is where they end (`attention_impl.cu` of ONNX Runtime: `seqlen_k_ptr`,
+        `seqstart_q_ptr`, `seqstart_k_ptr`).
+
+        Args:
+            first: there is one query for each text.
+        """
+        graph = self._graph
+        keys = self._share("starts", lambda: self._starts(self._positions.length()))
+        queries = self._share("first starts", lambda: self._starts(graph.ints(1))) if first else keys
+        return self._share(
+            f"spans, {first}", lambda: graph.add("Concat", self.lengths(), queries, keys, name="spans", axis=0)
+        )
+
+    def _lengths(self) -> str:
+        graph = self._graph
+        tokens = graph.add("Cast", "attention_mask", name="lengths", to=_INT32)
+        lengths = graph.add("ReduceSum", tokens, graph.ints(1), name="lengths", keepdims=0)
+        one = graph.constant("int32_1", lambda: np.array(1, dtype=np.int32))
+        return graph.add("Max", lengths, one, name="lengths")
+
+    def _starts(self, step: str) -> str:
+        """Return 0, step, 2 * step, ... up to batch * step, (batch + 1,) int32; `step` is an int64 of one axis."""
+        graph = self._graph
+        scalar = graph.add("Squeeze", step, name="starts")
+        texts = graph.add("Squeeze", self._positions.texts(), name="starts")
+        end = graph.add("Add", graph.add("Mul", texts, scalar, name="starts"), graph.index(1), name="starts")
+        starts = graph.add("Range", graph.index(0), end, scalar, name="starts")
+        return graph.add("Cast", starts, name="starts", to=_INT32)
 
     def _share(self, key: str, make: Callable[[], str]) -> str:
         if key not in self._shared:

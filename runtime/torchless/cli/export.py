@@ -36,8 +36,8 @@ _SHAPE = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,4}")
     "--variant",
     "variants",
     multiple=True,
-    type=click.Choice(["fp32", "int8"]),
-    help="Repeat for several.  [default: both]",
+    type=click.Choice(["fp32", "int8", "fp16"]),
+    help="Repeat for several; fp16 is for CUDA.  [default: fp32 and int8]",
 )
 @click.option(
     "--task",

@@ -108,6 +108,8 @@ def test_every_form_of_every_family_gives_the_answers_of_transformers(
 def test_all_optimization_levels_agree_and_the_checker_passes(family: str, random_model: Callable[..., Any]) -> None:
     model = random_model(family, **SMALL)
     for form in {*graph.candidates("cpu"), *graph.candidates("cuda")}:
+        if form.attention == "packed":  # of CUDA alone: see test_cuda_forms.py
+            continue
         made = built(model.checkpoint, form=form)
         onnx.checker.check_model(made, full_check=True)
         onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
