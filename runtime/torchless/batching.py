@@ -7,18 +7,14 @@ together and the measure of a batch is its padded tokens, not its rows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Padded tokens in one batch. Enough for the matrix products to reach their full rate, few enough
-# that the activations of one layer stay in the processor's cache.
-TOKEN_BUDGET = 1024
-
 
 def plan_batches(
-    lengths: Sequence[int], *, batch_size: int | None = None, token_budget: int = TOKEN_BUDGET, keep_order: bool = False
+    lengths: Sequence[int], *, batch_size: int | None = None, token_budget: int = 1024, keep_order: bool = False
 ) -> list[list[int]]:
     """Return the batches as lists of positions in `lengths`; every position stands in exactly one.
 
@@ -46,6 +42,21 @@ def plan_batches(
         else:
             batches.append([position])
     return batches
+
+
+def split_rows(inputs: Mapping[str, NDArray[np.int64]], token_budget: int) -> list[Mapping[str, NDArray[np.int64]]]:
+    """Cut one batch, arrays (batch, sequence), into batches of at most `token_budget` tokens and of like size.
+
+    A row is never cut, and arrays of other shapes are not either: what takes them says what is wrong with them.
+    """
+    shapes = {np.shape(array) for array in inputs.values()}
+    rows, width = next(iter(shapes)) if len(shapes) == 1 and len(next(iter(shapes))) == 2 else (0, 0)
+    most = max(1, token_budget // max(width, 1))
+    if rows <= most:
+        return [inputs]
+    count = -(-rows // most)
+    ends = [rows * i // count for i in range(count + 1)]
+    return [{name: array[start:end] for name, array in inputs.items()} for start, end in itertools.pairwise(ends)]
 
 
 def pad(

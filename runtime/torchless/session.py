@@ -30,6 +30,7 @@ from torchless.devices import (
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, one_line, warn_once
 from torchless.forking import watch
 from torchless.manifest import GRAPH_INPUTS, OutputSpec
+from torchless.profiles import PROFILES, Profile, find_profile
 
 logger = logging.getLogger("torchless")
 
@@ -38,16 +39,6 @@ logger = logging.getLogger("torchless")
 # exits. Read once, when ONNX Runtime is loaded: so it is said before anything here can load it. Whoever wants it may
 # say otherwise first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-# How long an idle thread of the pool spins before it sleeps. ONNX Runtime's own default burns a CPU for 50 ms after
-# every run and slows a second session in the process (one text of 16 tokens, DistilBERT's shape in int8, calls of two
-# sessions in turn, on a busy machine with 2 cores: 36 to 41 ms, against 16 at 50 us and 12 to 13 without spinning).
-# On an idle one, one session took 10.4 ms at 50 us and 11.9 without spinning; batches of 32x32 do not care.
-_SPINNING = {
-    "latency": ("session.intra_op.spin_duration_us", "50"),
-    "throughput": ("session.intra_op.allow_spinning", "0"),
-}
-PROFILES = tuple(_SPINNING)
 
 # y = x + x on one float, opset 13: the smallest graph that shows whether a provider runs a node.
 # tests/runtime/test_session.py builds it again with onnx.
@@ -64,7 +55,8 @@ class Session:
     Attributes:
         provider: the execution provider that runs the graph, asked of the session itself.
         inputs: the names of the arrays that the graph takes.
-        threads: the size of the pool that a CPU session computes with.
+        threads: how many threads a CPU session computes with.
+        concurrency: how many runs it takes at once to use them all.
         output_width: the last axis of the output where the graph fixes it, else None.
         inherited: whether this process was forked after the session was opened. Its threads stayed with the parent,
             so that running it would wait for them for ever: open another.
@@ -93,7 +85,9 @@ class Session:
         """
         ort = _onnxruntime()
         self.threads = _check_threads(threads)
-        options = _options(ort, self.threads, profile)
+        shape = find_profile(profile)
+        self.concurrency = self.threads if shape.shared_by_runs and device.kind == "cpu" else 1
+        options = _options(ort, 1 if shape.shared_by_runs else self.threads, shape)
         if source.external:
             names, maps = list(source.external), list(source.external.values())
             options.add_external_initializers_from_files_in_memory(names, maps, [len(data) for data in maps])
@@ -198,7 +192,7 @@ def probe_provider(provider: str, options: Mapping[str, str] | None = None) -> s
         # Finds the CUDA and cuDNN libraries that pip installed; what it cannot find, the session's error names.
         with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
             ort.preload_dlls()
-    session_options = _options(ort, 1, "throughput")
+    session_options = _options(ort, 1, PROFILES["throughput"])
     if provider != CPU_PROVIDER:
         session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
@@ -233,14 +227,16 @@ def _onnxruntime() -> Any:
     return module
 
 
-def _options(ort: Any, threads: int, profile: str) -> Any:
-    if profile not in PROFILES:
-        raise InputError(f"profile is {profile!r}, wanted one of {', '.join(PROFILES)}")
+def _options(ort: Any, threads: int, profile: Profile) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them as well
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry(*_SPINNING[profile])
+    options.add_session_config_entry(*profile.spinning)
+    # Plans of where the tensors of a run lie, one for each shape ever seen. One text of 16 tokens is 3 % faster with
+    # them; batches of varied shapes are not, and hold 32 MB more (int8, DistilBERT's shape, 400 shapes: 260 MB in all
+    # against 228). Without the arena such batches are 5 % slower and hold 290 to 320 MB.
+    options.enable_mem_pattern = not profile.shared_by_runs
     return options
 
 

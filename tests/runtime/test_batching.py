@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchless.batching import TOKEN_BUDGET, mask, pad, plan_batches
+from torchless.batching import mask, pad, plan_batches, split_rows
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60)
 SIZES = st.none() | st.integers(1, 9)
@@ -49,7 +49,7 @@ def test_keep_order_gives_batches_of_exactly_that_size(lengths, batch_size):
 
 
 def test_the_usual_budget_is_used():
-    assert [len(batch) for batch in plan_batches([16] * 100)] == [TOKEN_BUDGET // 16, 100 - TOKEN_BUDGET // 16]
+    assert [len(batch) for batch in plan_batches([16] * 100)] == [64, 36]
 
 
 ROWS = st.lists(st.lists(st.integers(-9, 9), max_size=6), max_size=5)
@@ -78,3 +78,21 @@ def test_mask_is_one_where_pad_puts_a_token(lengths, side, width):
     found = mask(lengths, width, side=side)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, pad([[1] * length for length in lengths], 0, side=side, length=width))
+
+
+@given(st.integers(0, 40), st.integers(0, 9), st.integers(1, 90))
+def test_split_rows_keeps_the_rows_and_the_budget(rows, width, budget):
+    inputs = {"input_ids": np.arange(rows * width).reshape(rows, width), "attention_mask": np.ones((rows, width))}
+    parts = split_rows(inputs, budget)
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+    sizes = [len(part["input_ids"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) * width <= budget or max(sizes) <= 1
+    assert len(parts) == max(1, -(-rows // max(1, budget // max(1, width))))
+
+
+@pytest.mark.parametrize("shapes", [[(9,)], [(9, 9), (9, 8)], [()], []])
+def test_what_is_no_batch_is_not_split(shapes):
+    inputs = {str(i): np.zeros(shape) for i, shape in enumerate(shapes)}
+    assert split_rows(inputs, 1) == [inputs]

@@ -22,6 +22,7 @@ from torchless.bundle import Bundle, ModelSource
 from torchless.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, TorchlessWarning
 from torchless.manifest import FileEntry, Manifest, OutputSpec, TokenizerSpec, Variant
+from torchless.profiles import PROFILES
 from torchless.session import Session, choose_device, cuda_problem, probe_provider
 
 CPU = Device("cpu")
@@ -257,18 +258,25 @@ def test_threads(sample_bundle, monkeypatch, threads, size):
     assert open_session._session.get_session_options().intra_op_num_threads == size
 
 
+def test_with_throughput_each_run_has_one_thread(sample_bundle):
+    open_session = real(sample_bundle, threads=3, profile="throughput")
+    assert (open_session.threads, open_session.concurrency) == (3, 3)
+    assert open_session._session.get_session_options().intra_op_num_threads == 1
+    assert real(sample_bundle, threads=3).concurrency == 1
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1025, True, 2.0, "4"])
 def test_threads_refused(threads):
     with pytest.raises(InputError, match=rf"threads is {threads!r}, wanted a whole number from 1 to 1024"):
         Session(ModelSource(b""), device=CPU, inputs=IDS, output=LOGITS, threads=threads)
 
 
-@pytest.mark.parametrize("profile", session.PROFILES)
+@pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_profiles(sample_bundle, profile):
     assert real(sample_bundle, profile=profile, threads=1).run(batch([2, 3])).shape == (1, 2)
 
 
-@pytest.mark.parametrize("profile", session.PROFILES)
+@pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_an_idle_session_burns_no_cpu(sample_bundle, profile):
     opened = real(sample_bundle, profile=profile, threads=4)
     opened.run(batch([2, 3]))

@@ -12,18 +12,20 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from torchless.batching import TOKEN_BUDGET
+from torchless.batching import split_rows
 from torchless.bundle import Bundle
 from torchless.devices import parse_device
 from torchless.errors import BundleError, InferenceError, ProviderError
 from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
+from torchless.parallel import ahead
 from torchless.pipelines.collation import Arrays
 from torchless.pipelines.flow import Flow
 from torchless.pipelines.inputs import TokenizerArguments, check_count, read_texts, read_tokenizer_arguments
 from torchless.pipelines.tasks import find_task
 from torchless.pipelines.variants import choose_variant
 from torchless.probe import probe
+from torchless.profiles import find_profile
 from torchless.session import Session, choose_device
 from torchless.tokenization import TextInput, Tokenizer
 
@@ -94,6 +96,7 @@ class Pipeline(Flow):
                 f"{bundle.path}: variant {self.variant} gives {graph.output.name} {list(graph.output.axes)}, "
                 f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
             )
+        self._profile = find_profile(profile)
         self._batch_size = check_count("batch_size", batch_size)
         if not bundle.trusted:
             probe(bundle, self.variant, chosen)
@@ -109,7 +112,7 @@ class Pipeline(Flow):
         self._session: Session | None = self._open_session()
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
-        self._workers, self._token_budget = 1, TOKEN_BUDGET
+        self._workers = self._session.concurrency
         types = "token_type_ids" in self._graph_inputs
         self._tokenizer.check_fits(bundle.config(), str(bundle.path), types=types, thorough=not bundle.verified)
         logger.debug(
@@ -137,6 +140,8 @@ class Pipeline(Flow):
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph on what `preprocess` gives; returns its output float32.
 
+        With `profile="throughput"` a large batch is run in parts, at once.
+
         Raises:
             InferenceError: ONNX Runtime failed, or the pipeline is closed.
             BundleError, ProviderError: in a forked process, where the session is opened anew.
@@ -146,6 +151,10 @@ class Pipeline(Flow):
             raise self._closed()
         if session.inherited:
             session = self._open_own()
+        if self._profile.shared_by_runs and not self._keeps_order:
+            parts = split_rows(inputs, self._profile.most_tokens)
+            if len(parts) > 1:
+                return np.concatenate(list(ahead(session.run, parts, self._workers)))
         return session.run(inputs)
 
     @abc.abstractmethod

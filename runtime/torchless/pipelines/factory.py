@@ -66,7 +66,8 @@ def pipeline(
         function_to_apply: of text classification, "softmax", "sigmoid" or "none"; None: what the model's problem
             type wants.
         threads: of a CPU session; None: the CPUs that this process may use.
-        profile: "latency" or "throughput".
+        profile: "latency": all threads work on one batch, so that one text is answered soonest; "throughput": each
+            works on a batch of its own, so that a list is.
         revision: branch, tag or commit, for a hub id.
         trust: you know where the model comes from. Without it what comes from the hub, or is no bundle, is tried in
             a process of its own first (`torchless.probe`), and of a directory that is no bundle the tokenizer may not

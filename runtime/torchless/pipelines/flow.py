@@ -17,6 +17,7 @@ from torchless.parallel import ahead
 from torchless.pipelines.collation import Arrays, collate
 from torchless.pipelines.inputs import TokenizerArguments, read_text
 from torchless.pipelines.streams import as_long_as, open_stream
+from torchless.profiles import Profile
 from torchless.tokenization import Encoding, TextInput, Tokenizer
 
 # Texts tokenized and sorted together: enough to fill batches of like length, few enough that their
@@ -97,9 +98,9 @@ class Flow(abc.ABC):
 
     _tokenizer: Tokenizer
     _graph_inputs: tuple[str, ...]
-    # How many batches are run at once, and the most padded tokens in one of several texts.
+    _profile: Profile
+    # How many batches are run at once.
     _workers: int
-    _token_budget: int
 
     @abc.abstractmethod
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -186,7 +187,7 @@ class Flow(abc.ABC):
                 for place in sorted(encoded.cut):
                     call.arguments.on_truncation(first + place)
             lengths = [len(encoding) for encoding in encoded.encodings]
-            batches = self._plan(lengths, call.batch_size)
+            batches = self._plan([call.arguments.padded(length) for length in lengths], call.batch_size)
             run = functools.partial(self._run, encoded.encodings, call)
             outputs = ahead(run, batches, self._workers) if self._workers > 1 < len(batches) else map(run, batches)
             for batch, rows in zip(batches, outputs, strict=True):
@@ -287,9 +288,8 @@ class Flow(abc.ABC):
     def _plan(self, lengths: list[int], batch_size: int | None) -> list[list[int]]:
         if self._tokenizer.spec.pad_id is None and batch_size is None:
             batch_size = 1  # nothing to pad with
-        return plan_batches(
-            lengths, batch_size=batch_size, token_budget=self._token_budget, keep_order=self._keeps_order
-        )
+        budget = self._profile.token_budget(sum(lengths))
+        return plan_batches(lengths, batch_size=batch_size, token_budget=budget, keep_order=self._keeps_order)
 
     def _whole_batches(self, rows: int, batch_size: int | None) -> int:
         """Return how many rows to sort among themselves: `rows`, or a little less where the order is kept.
