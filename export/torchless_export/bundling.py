@@ -26,6 +26,7 @@ from torchless.manifest import GRAPH_INPUTS, FileEntry, Manifest, OutputSpec, Va
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.tasks import find_task
 from torchless.session import cuda_problem
+from torchless_export import graph as graph_converter
 from torchless_export.alignment import aligned
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.half import emulation
@@ -111,11 +112,20 @@ class Bundling:
             opset=opset_version(graph),
             inputs=dict.fromkeys(graph_inputs(self._source, graph), "int64"),
             output=OutputSpec(self._source.task.output, "float32", self._source.task.axes),
-            # On CPU this fusion costs a tenth of int8's time; where its operator pays it is written as such.
-            session={"disabled_optimizers": ["SkipLayerNormFusion"]} if name != "fp16" else {},
+            session=self._session(name, graph),
             quantization=quantization,
             tuning=tuning,
         )
+
+    def _session(self, name: str, graph: onnx.ModelProto) -> Mapping[str, Any]:
+        """Return what a session of the variant is to be opened with."""
+        if name != "fp16":
+            # On CPU this fusion costs a tenth of int8's time; where its operator pays it is written as such.
+            return {"disabled_optimizers": ["SkipLayerNormFusion"]}
+        # How many tokens there are without padding is asked of the GPU in the middle of a run; and of graphs that
+        # others trace nobody here knows what their nodes do.
+        packs = any(node.op_type == "RemovePadding" for node in graph.graph.node)
+        return {} if packs or self._converter != graph_converter.NAME else {"cuda_graphs": True}
 
     def put(self, name: str, graph: onnx.ModelProto, variant: Variant) -> None:
         """Write `graph` as the variant `name`, in place of an earlier one.

@@ -14,6 +14,9 @@ from torchless.errors import InputError, InputTypeError
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
+# Of `gpu_mem_limit`: less is surely another unit.
+_LEAST_MEMORY = 1 << 20
+
 _FORM = re.compile(r"(auto|cpu|cuda)(?::(\d{1,3}))?")
 
 
@@ -49,6 +52,38 @@ def parse_device(device: Any) -> Device:
     if match is None or (match[2] and match[1] != "cuda"):
         raise InputError(f"device is {str(device)!r}, wanted 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return Device(match[1], int(match[2] or 0))
+
+
+def cuda_options(device: Device, *, gpu_mem_limit: int | None = None, graphs: bool = False) -> dict[str, str]:
+    """Return the CUDA provider's options (onnxruntime.ai, "CUDA Execution Provider", "Configuration Options")."""
+    options = {
+        "device_id": str(device.index),
+        # TensorFloat-32 would round float32's products to float16's 11 bits, which no gate at export has seen.
+        "use_tf32": "0",
+        # The default times every algorithm anew for each shape; one family has one small convolution.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    if gpu_mem_limit is not None:
+        # Growing by doubling would stop at half of what is allowed.
+        options |= {"gpu_mem_limit": str(gpu_mem_limit), "arena_extend_strategy": "kSameAsRequested"}
+    if graphs:
+        options["enable_cuda_graph"] = "1"
+    return options
+
+
+def check_memory_limit(limit: Any) -> int | None:
+    """Return `limit`, bytes of device memory, or None for no limit.
+
+    Raises:
+        InputTypeError, InputError: it is no number of bytes.
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise InputTypeError(f"gpu_mem_limit is {limit!r}, wanted a whole number of bytes, or None for no limit")
+    if not _LEAST_MEMORY <= limit < 1 << 63:
+        raise InputError(f"gpu_mem_limit is {limit} bytes, wanted at least {_LEAST_MEMORY}, one MiB")
+    return limit
 
 
 def installed_runtimes() -> dict[str, str]:

@@ -78,7 +78,8 @@ class Variant:
     Attributes:
         files: the ONNX file, then its external data if it has any.
         isa: CPU features, of which one must be there for the variant to be chosen unasked; empty: any CPU.
-        session: what the session must be opened with (`disabled_optimizers`).
+        session: what the session must be opened with (`disabled_optimizers`), and whether CUDA may record it
+            (`cuda_graphs`).
         parity: what the gate measured at export, as written by `torchless_export.parity`; None: never checked.
         quantization: what was done to make it of fewer bits; None: nothing.
         tuning: which forms of the graph were timed, where and how fast they were; None: none were.
@@ -101,6 +102,11 @@ class Variant:
     def disabled_optimizers(self) -> tuple[str, ...]:
         """The ONNX Runtime graph optimizers that must stay off for this graph."""
         return tuple(self.session.get("disabled_optimizers", ()))
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether all its nodes can be recorded as a CUDA graph: none asks the GPU for a shape."""
+        return self.session.get("cuda_graphs") is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +270,10 @@ def _read_variant(reader: _Reader) -> Variant:
             dtype=output.string("dtype", choices=("float32",)),
             axes=output.strings("axes"),
         ),
-        session={"disabled_optimizers": list(disabled)} if disabled else {},
+        session={
+            **({"disabled_optimizers": list(disabled)} if disabled else {}),
+            **({"cuda_graphs": True} if session and session.flag("cuda_graphs") else {}),
+        },
         parity=reader.object("parity").value if reader.has("parity") else None,
         quantization=reader.object("quantization").value if reader.has("quantization") else None,
         tuning=reader.object("tuning").value if reader.has("tuning") else None,
@@ -316,6 +325,12 @@ class _Reader:
         value: int = self._get(key, int, wanted)
         if not low <= value <= high:
             raise self.fail(key, value, wanted)
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.value.get(key, False)
+        if not isinstance(value, bool):
+            raise self.fail(key, value, "true or false")
         return value
 
     def strings(self, key: str, *, choices: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -11,19 +11,24 @@ import importlib
 import logging
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchless.binding import BoundRunner
 from torchless.bundle import ModelSource
 from torchless.cpu import usable_cpus
+from torchless.cuda_graphs import GraphRunner
+from torchless.device_failures import halves_of, is_out_of_memory, lost_device, padded_tokens
 from torchless.devices import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
     Device,
+    check_memory_limit,
     cuda_driver,
+    cuda_options,
     gpu_package_installed,
     installed_runtimes,
 )
@@ -39,6 +44,8 @@ logger = logging.getLogger("torchless")
 # exits. Read once, when ONNX Runtime is loaded: so it is said before anything here can load it. Whoever wants it may
 # say otherwise first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+Runner = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 
 # y = x + x on one float, opset 13: the smallest graph that shows whether a provider runs a node.
 # tests/runtime/test_session.py builds it again with onnx.
@@ -58,6 +65,7 @@ class Session:
         threads: how many threads a CPU session computes with.
         concurrency: how many runs it takes at once to use them all.
         output_width: the last axis of the output where the graph fixes it, else None.
+        graphs: the shapes of CUDA graphs that were recorded so far, "1x16" for one text of up to 16 tokens.
         inherited: whether this process was forked after the session was opened. Its threads stayed with the parent,
             so that running it would wait for them for ever: open another.
     """
@@ -72,16 +80,22 @@ class Session:
         threads: int | None = None,
         profile: str = "latency",
         disabled_optimizers: tuple[str, ...] = (),
+        gpu_mem_limit: int | None = None,
+        graphs: bool = False,
+        longest: int | None = None,
     ) -> None:
         """Open `source` on `device` ("cpu" or "cuda", already chosen) and check it against its description.
 
         `inputs` is what the manifest says of the graph's inputs, name to type; empty for a graph that
         nobody described, which may take any of those there are.
 
+        Of CUDA: `gpu_mem_limit` is the most bytes that ONNX Runtime's arena may take there; `graphs` allows CUDA
+        graphs of small batches, with which one run follows another; `longest` is how many columns those may have.
+
         Raises:
-            ProviderError: the device does not work here.
+            ProviderError: the device does not work here, or has not enough memory.
             BundleError: ONNX Runtime cannot load the graph, or its inputs or output are not those described.
-            InputError: `threads` or `profile` is none that exists.
+            InputError: `threads`, `profile` or `gpu_mem_limit` is none that exists.
         """
         ort = _onnxruntime()
         self.threads = _check_threads(threads)
@@ -93,16 +107,23 @@ class Session:
             options.add_external_initializers_from_files_in_memory(names, maps, [len(data) for data in maps])
             # The weights stay in the pages of the mapped file, which processes share, instead of being copied.
             options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+        limit = check_memory_limit(gpu_mem_limit)
+        graphs = graphs and device.kind == "cuda"
         providers: list[Any] = [CPU_PROVIDER]
         if device.kind == "cuda":
             if cause := cuda_problem(device.index):
                 raise ProviderError(cause)
-            providers = [(CUDA_PROVIDER, {"device_id": str(device.index)}), CPU_PROVIDER]
+            providers.insert(0, (CUDA_PROVIDER, cuda_options(device, gpu_mem_limit=limit, graphs=graphs)))
         try:
             self._session = ort.InferenceSession(
                 source.model, options, providers, disabled_optimizers=set(disabled_optimizers), enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            if is_out_of_memory(error):
+                raise ProviderError(
+                    f"{source.name}: {device} has not enough memory for the model: {_first_line(error)}; "
+                    "give gpu_mem_limit more where it is set, or a smaller variant"
+                ) from error
             raise BundleError(f"{source.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         # The Python wrapper would keep the serialized model alive beside the loaded one.
         self._session._model_bytes = None
@@ -111,8 +132,11 @@ class Session:
             raise ProviderError(f"{device}: ONNX Runtime opened the model on {self.provider}; see `torchless doctor`")
         self.output_width = _check_contract(self._session, source.name, inputs, output)
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
-        self._outputs = [output.name]
-        self._run = self._session.run
+        self._device = device
+        self._run = self._runner(ort, output, longest, graphs)
+        self._lost: str | None = None
+        # Padded tokens of the smallest batch that the device's memory did not hold.
+        self._too_many: int | None = None
         # Last of the attributes, so that the maps outlive the session that reads from them. Most weights were packed
         # into memory of its own: their pages need not count as this process's until they are read again.
         self._external = source.external
@@ -121,6 +145,11 @@ class Session:
                 weights.madvise(mmap.MADV_DONTNEED)
         self.inherited = False
         watch(self)
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The shapes of the CUDA graphs that were recorded so far."""
+        return self._run.captured if isinstance(self._run, GraphRunner) else ()
 
     def after_fork(self) -> None:
         """Take note that this process was forked and may neither run nor destroy the session."""
@@ -133,15 +162,46 @@ class Session:
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph: each input (batch, sequence) int64; returns the output float32.
 
+        A batch that the device's memory does not hold is run in two halves, and those again.
+
         Raises:
             InferenceError: ONNX Runtime failed; the message carries its first line.
+            ProviderError: the GPU is lost to this process.
         """
+        if self._lost or self._too_many:
+            self._check_device()
+            if self._too_many and padded_tokens(inputs) >= self._too_many and (halves := halves_of(inputs)):
+                return np.concatenate([self.run(half) for half in halves])
         try:
-            result: NDArray[np.float32] = self._run(self._outputs, inputs)[0]
+            return self._run(inputs)
         except Exception as error:  # as above
+            self._lost = lost_device(error)
+            self._check_device(error)
             shapes = ", ".join(f"{name} {getattr(array, 'shape', type(array))}" for name, array in inputs.items())
-            raise InferenceError(f"ONNX Runtime failed on {shapes}: {_first_line(error)}") from error
-        return result
+            full = is_out_of_memory(error)
+            halves = halves_of(inputs) if full else ()
+            if not halves:
+                what = f"{self._device} has not enough memory for" if full else "ONNX Runtime failed on"
+                raise InferenceError(f"{what} {shapes}: {_first_line(error)}") from error
+            logger.info("%s has not enough memory for %s: run in halves", self._device, shapes)
+            self._too_many = padded_tokens(inputs)
+        # Outside of `except`, which would hold on to what the failed run had.
+        return np.concatenate([self.run(half) for half in halves])
+
+    def _runner(self, ort: Any, output: OutputSpec, longest: int | None, graphs: bool) -> Runner:
+        session, names = self._session, [output.name]
+        if self._device.kind == "cpu":
+            return lambda inputs: session.run(names, inputs)[0]
+        if graphs and self.output_width is not None and "attention_mask" in self.inputs:
+            return GraphRunner(ort, session, output, self.output_width, self._device, longest)
+        return BoundRunner(ort, session, output.name, self._device)
+
+    def _check_device(self, cause: BaseException | None = None) -> None:
+        if self._lost:
+            raise ProviderError(
+                f"{self._device}: the GPU is lost to this process (CUDA failure {self._lost}); restart it, and look "
+                "at `torchless doctor` and the system's log if that does not help"
+            ) from cause
 
 
 def choose_device(device: Device) -> Device:

@@ -48,7 +48,7 @@ def test_what_the_manifest_says(bundle: Path) -> None:
     parity = variant.pop("parity")
     assert (variant["files"], variant["precision"], variant["device"]) == (["model_fp16.onnx"], "fp16", "cuda")
     assert variant["output"] == {"name": "logits", "dtype": "float32", "axes": ["batch", "labels"]}
-    assert variant["session"] == {}
+    assert variant["session"] == {"cuda_graphs": True}
     assert parity["device"] == "cpu"
     assert parity["tolerance"] == {"agreement": FP16_AGREEMENT, "max_probability": FP16_CHANGE}
     assert parity["agreement"] == 1

@@ -74,6 +74,35 @@ def test_any_string_or_number_is_a_device_or_an_input_error(value):
         assert parse_device(value).kind in ("auto", "cpu", "cuda")
 
 
+def test_cuda_options():
+    plain = {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert devices.cuda_options(Device("cuda", 1)) == plain
+    assert devices.cuda_options(Device("cuda", 1), gpu_mem_limit=1 << 30, graphs=True) == plain | {
+        "gpu_mem_limit": "1073741824", "arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": "1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", [None, 1 << 20, 80 << 30])
+def test_a_memory_limit(limit):
+    assert devices.check_memory_limit(limit) == limit
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        (4, InputError, "gpu_mem_limit is 4 bytes, wanted at least 1048576, one MiB"),
+        (-1, InputError, "gpu_mem_limit is -1 bytes"),
+        (1 << 63, InputError, "gpu_mem_limit is"),
+        (2.5e9, InputTypeError, "gpu_mem_limit is 2500000000.0, wanted a whole number of bytes"),
+        ("4GB", InputTypeError, "gpu_mem_limit is '4GB'"),
+        (True, InputTypeError, "gpu_mem_limit is True"),
+    ],
+)
+def test_a_memory_limit_that_is_none_is_refused(wrong, error, says):
+    with pytest.raises(error, match=f"^{says}"):
+        devices.check_memory_limit(wrong)
+
+
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Return a function that installs distributions where nothing else is; None leaves out the metadata."""

@@ -241,7 +241,7 @@ def test_what_onnx_runtime_refuses_is_an_inference_error(sample_bundle, inputs, 
 
 
 def test_only_the_first_line_of_a_failure_is_told(sample_bundle, monkeypatch):
-    def run(outputs: object, inputs: object) -> None:
+    def run(inputs: object) -> None:
         raise RuntimeError("bad node\n  at a long stack")
 
     open_session = real(sample_bundle, threads=1)

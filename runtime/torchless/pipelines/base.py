@@ -65,6 +65,7 @@ class Pipeline(Flow):
         batch_size: int | None = None,
         threads: int | None = None,
         profile: str = "latency",
+        gpu_mem_limit: int | None = None,
         tokenizer_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the bundle's tokenizer and one of its graphs; `torchless.pipeline` is the usual way here.
@@ -82,6 +83,7 @@ class Pipeline(Flow):
             "batch_size": batch_size,
             "threads": threads,
             "profile": profile,
+            "gpu_mem_limit": gpu_mem_limit,
             "tokenizer_arguments": dict(tokenizer_arguments or {}),
         }
         self._source = bundle
@@ -162,9 +164,14 @@ class Pipeline(Flow):
         """Answer one input, a list or an iterator of them; see the subclasses."""
 
     def warmup(self, rows: int = 1, tokens: int = 16) -> Self:
-        """Run once on `rows` texts of about `tokens` tokens, so that the first real call pays for nothing."""
+        """Run on `rows` texts of about `tokens` tokens, so that the first real call pays for nothing.
+
+        On CUDA, where the profile is "latency", the second run records the shape as a CUDA graph.
+        """
         text = " ".join(["a"] * max(1, tokens - 2))
-        self.forward(self.preprocess([text] * rows, truncation=True))
+        inputs = self.preprocess([text] * rows, truncation=True)
+        for _ in range(2 if self._device.kind == "cuda" else 1):
+            self.forward(inputs)
         return self
 
     def close(self) -> None:
@@ -207,6 +214,10 @@ class Pipeline(Flow):
                 threads=self._options["threads"],
                 profile=self._options["profile"],
                 disabled_optimizers=graph.disabled_optimizers,
+                gpu_mem_limit=self._options["gpu_mem_limit"],
+                # A session that may record runs one batch at a time: for one caller's latency, not for many callers.
+                graphs=graph.cuda_graphs and self._options["profile"] == "latency",
+                longest=self._tokenizer.spec.position_limit,
             )
 
     def _open_own(self) -> Session:

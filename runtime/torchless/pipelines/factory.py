@@ -50,6 +50,7 @@ def pipeline(
     function_to_apply: str | None = None,
     threads: int | None = None,
     profile: str = "latency",
+    gpu_mem_limit: int | None = None,
     revision: str | None = None,
     trust: bool = False,
     **arguments: Any,
@@ -68,6 +69,8 @@ def pipeline(
         threads: of a CPU session; None: the CPUs that this process may use.
         profile: "latency": all threads work on one batch, so that one text is answered soonest; "throughput": each
             works on a batch of its own, so that a list is.
+        gpu_mem_limit: on CUDA, the most bytes of device memory that ONNX Runtime's arena may take; None: no limit. A
+            batch that does not fit is run in parts.
         revision: branch, tag or commit, for a hub id.
         trust: you know where the model comes from. Without it what comes from the hub, or is no bundle, is tried in
             a process of its own first (`torchless.probe`), and of a directory that is no bundle the tokenizer may not
@@ -113,6 +116,7 @@ def pipeline(
         batch_size=batch_size,
         threads=threads,
         profile=profile,
+        gpu_mem_limit=gpu_mem_limit,
         tokenizer_arguments=arguments,
         **special,
     )
