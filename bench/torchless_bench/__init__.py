@@ -12,19 +12,22 @@ but for the table of targets.
 from __future__ import annotations
 
 from torchless_bench.contenders import CONTENDERS
-from torchless_bench.plan import Settings, choose, make_plan, named, table_of
+from torchless_bench.plan import Settings, check_devices, choose, choose_workloads, make_plan, named, table_of
 from torchless_bench.report import document, to_json
 from torchless_bench.rounds import run
 from torchless_bench.table import listing, text_table
 from torchless_bench.targets import TARGETS
-from torchless_bench.workloads import WORKLOADS
+from torchless_bench.workloads import SETS, WORKLOADS
 
 __all__ = [
     "CONTENDERS",
+    "SETS",
     "TARGETS",
     "WORKLOADS",
     "Settings",
+    "check_devices",
     "choose",
+    "choose_workloads",
     "document",
     "listing",
     "make_plan",

@@ -25,9 +25,9 @@ from torchless_bench.plan import Comparison, Plan
 from torchless_bench.rounds import Outcome
 from torchless_bench.summary import paired_ratio, spread
 from torchless_bench.targets import Target, Verdict, judge
-from torchless_bench.workloads import WORKLOADS
+from torchless_bench.workloads import WORKLOADS, Workload
 
-FORMAT = "1.0"
+FORMAT = "1.1"
 
 # Logits of one model in float32 differ by less whoever computes them.
 _SAME_MODEL = 1e-3
@@ -50,9 +50,9 @@ def document(plan: Plan, outcome: Outcome, command: Sequence[str]) -> dict[str, 
         "settings": asdict(plan.settings),
         "bundles": [{"path": str(bundle.path), "manifest_sha256": _digest(bundle)} for bundle in plan.bundles],
         "contenders": _contenders(plan, outcome),
-        "workloads": [_workload(comparison, plan, outcome) for comparison in plan.comparisons],
-        "left_out": [{"workload": name, "reason": reason} for name, reason in plan.left_out.items()],
-        "targets": [asdict(target) | asdict(_verdict(target, plan, outcome)) for target in plan.targets],
+        "workloads": [_workload(each, plan, outcome) for each in plan.comparisons if each.workload.rounds != 0],
+        "left_out": _left_out(plan, outcome),
+        "targets": [_judged(target, plan, outcome) for target in plan.targets],
         "warnings": _warnings(plan, outcome),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))  # as one who reads the file will have it
@@ -85,9 +85,19 @@ def _contenders(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
     return found
 
 
+def _left_out(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the workloads that nobody did, then those that some contender could not do."""
+    nobody = [{"workload": name, "contender": None, "reason": reason} for name, reason in plan.left_out.items()]
+    unable = [
+        {"workload": workload, "contender": name, "reason": reason}
+        for (workload, name), reason in outcome.unable.items()
+    ]
+    return nobody + unable
+
+
 def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     workload = comparison.workload
-    texts = plan.inputs.count(workload)
+    work = plan.inputs.work(workload)
     found = {
         name: measured for name in comparison.contenders if (measured := outcome.measured.get((workload.name, name)))
     }
@@ -96,7 +106,7 @@ def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str,
     against = found[baseline].rounds if baseline is not None else ()
     results = []
     for name, measured in found.items():
-        shown = [[workload.unit.show(sample, texts) for sample in samples] for samples in measured.rounds]
+        shown = [[workload.unit.show(sample, work) for sample in samples] for samples in measured.rounds]
         results.append(
             {
                 "contender": name,
@@ -114,10 +124,21 @@ def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str,
         "more_is_better": workload.unit.rate,
         "rows": workload.rows,
         "tokens": workload.tokens,
-        "texts": texts,
+        "threads": workload.threads,
+        "work": work,
+        "lengths": _lengths(plan, workload),
         "baseline": baseline,
         "results": results,
     }
+
+
+def _lengths(plan: Plan, workload: Workload) -> list[int] | None:
+    """Return the tokens of each text of a call; None where it is not texts that count."""
+    return plan.inputs.lengths(workload) if workload.kind in ("forward", "answer", "loop", "first") else None
+
+
+def _judged(target: Target, plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    return asdict(target) | {"wanted": target.wanted} | asdict(_verdict(target, plan, outcome))
 
 
 def _verdict(target: Target, plan: Plan, outcome: Outcome) -> Verdict:
@@ -127,12 +148,10 @@ def _verdict(target: Target, plan: Plan, outcome: Outcome) -> Verdict:
         if measured is None:
             return Verdict("not measured", _why(name, target.workload, plan, outcome))
         both.append(measured)
-    if target.workload == "installed" and _pythons(plan, target)[0] == _pythons(plan, target)[1]:
-        return Verdict("not measured", "both were measured in one environment")
     workload = next(row for row in WORKLOADS if row.name == target.workload)
     verdict = judge(target, workload, both[0].rounds, both[1].rounds, seed=plan.settings.seed)
     share = max(measured.others or 0.0 for measured in both)
-    if workload.unit.measure == "time" and share > _ALONE:
+    if workload.unit.measure != "value" and share > _ALONE:
         return replace(verdict, reason=f"doubtful, other processes took {share:.0%} of the machine")
     return verdict
 
@@ -141,12 +160,9 @@ def _why(name: str, workload: str, plan: Plan, outcome: Outcome) -> str:
     standing = outcome.standings.get(name)
     if standing is not None and standing.reason is not None:
         return f"{name}: {standing.reason}"
-    return plan.left_out.get(workload, f"{name} took no part: --python {name}=PATH names its environment")
-
-
-def _pythons(plan: Plan, target: Target) -> list[str | None]:
-    rows = {row.name: row for row in plan.contenders}
-    return [rows[name].python for name in (target.contender, target.against)]
+    if (workload, name) in outcome.unable:
+        return f"{name}: {outcome.unable[workload, name]}"
+    return plan.left_out.get(workload, f"{name} took no part")
 
 
 def _warnings(plan: Plan, outcome: Outcome) -> list[str]:
@@ -156,7 +172,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> list[str]:
         for name, standing in outcome.standings.items()
         if standing.idle > _QUIET
     ]
-    timed = [c.workload.name for c in plan.comparisons if c.workload.unit.measure == "time"]
+    timed = [c.workload.name for c in plan.comparisons if c.workload.unit.measure != "value"]
     shares = [m.others for (name, _), m in outcome.measured.items() if name in timed and m.others is not None]
     if shares and (share := sum(shares) / len(shares)) > _ALONE:
         found.append(

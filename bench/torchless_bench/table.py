@@ -20,7 +20,7 @@ def text_table(report: dict[str, Any]) -> str:
     if report["targets"]:
         blocks.append(_targets(report))
     notes = [f"{row['status']}: {row['name']}: {row['reason']}" for row in report["contenders"] if row["reason"]]
-    notes += [f"left out: {row['workload']}: {row['reason']}" for row in report["left_out"]]
+    notes += [f"left out: {_whose(row)}: {row['reason']}" for row in report["left_out"]]
     notes += [f"warning: {line}" for line in report["warnings"]]
     return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
@@ -55,11 +55,11 @@ def _block(workload: dict[str, Any]) -> str:
 
 
 def _targets(report: dict[str, Any]) -> str:
-    rows = [["target", "at least", "measured", "95 % interval", "verdict"]]
+    rows = [["target", "wanted", "measured", "95 % interval", "verdict"]]
     units = {workload["name"]: workload["unit"] for workload in report["workloads"]}
     for target in report["targets"]:
         unit = units.get(target["workload"], "")
-        bound = f"{target['at_least']:g}x" + (f", at most {target['at_most']:g} {unit}" if target["at_most"] else "")
+        bound = target["wanted"]
         name = f"{target['workload']}: {target['contender']} against {target['against']}"
         measured, interval = "", ""
         if target["ratio"] is not None:
@@ -72,6 +72,10 @@ def _targets(report: dict[str, Any]) -> str:
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]) for row in rows
     )
+
+
+def _whose(row: dict[str, Any]) -> str:
+    return row["workload"] if row["contender"] is None else f"{row['workload']} of {row['contender']}"
 
 
 def _ratio(ratio: dict[str, Any]) -> str:

@@ -28,7 +28,11 @@ class Engine:
 {forward}
         return call
 
-    def installed(self):
+    def answer(self, texts, batch_size):
+        call = self.forward(texts)
+        return lambda: ["label" for _ in call() or texts]
+
+    def other(self):
         return lambda: 123
 """
 

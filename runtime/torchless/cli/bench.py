@@ -23,7 +23,12 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.command()
 @click.argument("bundles", nargs=-1, metavar="BUNDLE...")
 @click.option("--contenders", callback=_names, metavar="NAME,...", help="[default: all whose models are given]")
-@click.option("--workloads", callback=_names, metavar="NAME,...", help="[default: a few; `all` for every one]")
+@click.option(
+    "--workloads", callback=_names, metavar="NAME,...", help="Or sets of them.  [default: a few; `all` for every one]"
+)
+@click.option(
+    "--devices", callback=_names, metavar="cpu,cuda,...", help="Compare these on a grid of batches and lengths."
+)
 @click.option("--baseline", metavar="NAME", help="Whom the others are compared with.  [default: the first]")
 @click.option(
     "--peers",
@@ -47,6 +52,7 @@ def command(
     bundles: tuple[str, ...],
     contenders: tuple[str, ...],
     workloads: tuple[str, ...],
+    devices: tuple[str, ...],
     baseline: str | None,
     peers: Path | None,
     onnx: tuple[str, ...],
@@ -68,6 +74,7 @@ def command(
       torchless bench sst2 sst2-by-graph --workloads 1x16,32x32 --rounds 15 --output bench.json
       torchless bench peers/bundle --peers peers --python transformers5=other/bin/python
       torchless bench peers/bundle --peers peers --targets
+      torchless bench sst2 --devices cpu,cuda
     """
     bench = _benchmark()
     if show_list:
@@ -80,7 +87,8 @@ def command(
         if not files:  # else the contenders' names are learned from the disk
             rows = bench.table_of([Path(bundle) for bundle in bundles])
             bench.choose(rows, [*contenders, *([baseline] if baseline else [])], "the contender")
-        bench.choose(bench.WORKLOADS, workloads, "the workload")
+        bench.choose_workloads(workloads)
+        bench.check_devices(devices)
     except InputError as error:
         raise click.UsageError(str(error)) from None
     with contextlib.ExitStack() as stack:
@@ -91,6 +99,7 @@ def command(
             peers=peers,
             contenders=contenders,
             workloads=workloads,
+            devices=devices,
             baseline=baseline,
             pythons=interpreters,
             onnx=files,
@@ -116,4 +125,5 @@ def _benchmark() -> Any:
 def _show_list(bench: Any) -> None:
     click.echo("contenders\n" + bench.listing([(row.name, row.what) for row in bench.CONTENDERS]))
     click.echo("workloads\n" + bench.listing([(row.name, row.what) for row in bench.WORKLOADS]))
-    click.echo("targets\n" + bench.listing([(str(row), f"at least {row.at_least:g}x") for row in bench.TARGETS]))
+    click.echo("sets of workloads\n" + bench.listing(list(bench.SETS.items())))
+    click.echo("targets\n" + bench.listing([(str(row), row.wanted) for row in bench.TARGETS]))
