@@ -69,6 +69,12 @@ class Contender:
         """The device that it runs on: "cpu", "cuda" or "cuda:N"."""
         return str(self.options.get("device", "cpu"))
 
+    @property
+    def precision(self) -> str | None:
+        """What it computes most products in: "fp32", "int8", "fp16", "bf16"; None: it is chosen when it loads."""
+        last = self.name.partition("@")[0].rpartition("-")[2]
+        return "fp32" if self.exact else last if last in ("int8", "fp16", "bf16") else None
+
 
 _TORCHLESS = ("torchless", "onnxruntime", "tokenizers")
 _BARE = ("onnxruntime", "tokenizers", "numpy")

@@ -17,8 +17,9 @@ from torchless.pipelines.factory import open_bundle
 from torchless.records import open_records
 from torchless_bench.contenders import CONTENDERS, ROLES, Contender
 from torchless_bench.inputs import Inputs
+from torchless_bench.limits import LEAST
 from torchless_bench.targets import TARGETS, Target
-from torchless_bench.workloads import DEFAULT, GRID, SETS, WORKLOADS, Workload
+from torchless_bench.workloads import DEFAULT, GRID, LIMITS, SETS, WORKLOADS, Workload
 
 ALL = "all"
 
@@ -214,8 +215,13 @@ def make_plan(
     judged = _narrowed(wanted or rows, tasks or WORKLOADS) if targets else ()
     if targets:
         named_there = {name for target in judged for name in (target.contender, target.against)}
-        rows = tuple(row for row in rows if row.name in named_there)
-        tasks = tuple(task for task in WORKLOADS if any(task.name == target.workload for target in judged))
+        spoken_of = {target.workload for target in judged}
+        to_the_limit = LEAST in named_there
+        rows = tuple(
+            row for row in rows
+            if row.name in named_there or (to_the_limit and row.family == "limits" and row.device == "cpu")
+        )  # fmt: skip
+        tasks = tuple(task for task in WORKLOADS if task.name in spoken_of or (to_the_limit and LIMITS in task.sets))
     else:
         rows = wanted or tuple(
             row for row in rows if (row.role == "bundle" or row.model or peers) and _is_on(row, devices)
@@ -260,7 +266,7 @@ def _moved(row: Contender, devices: Sequence[str]) -> Contender:
 
 def _narrowed(rows: Sequence[Contender], tasks: Sequence[Workload]) -> tuple[Target, ...]:
     names, workloads = {row.name for row in rows}, {task.name for task in tasks}
-    return tuple(t for t in TARGETS if {t.contender, t.against} <= names and t.workload in workloads)
+    return tuple(t for t in TARGETS if {t.contender, t.against} <= names | {LEAST} and t.workload in workloads)
 
 
 def _comparison(

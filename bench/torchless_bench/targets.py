@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torchless_bench.limits import LEAST
 from torchless_bench.summary import paired_ratio, spread
 from torchless_bench.workloads import WORKLOADS, Workload
 
@@ -19,6 +20,7 @@ class Target:
     """`contender` is to take at most the `at_least`-th part of what `against` takes on `workload`.
 
     Attributes:
+        against: another contender, or `limits.LEAST`.
         at_most: a bound on the contender's own median as well, in the workload's unit.
         more: it may also take this much more than `against`, in the workload's unit; `at_least` is then 0.
     """
@@ -34,6 +36,8 @@ class Target:
     def wanted(self) -> str:
         """What is wanted, in a few words."""
         unit = next(row.unit.name for row in WORKLOADS if row.name == self.workload)
+        if self.against == LEAST:
+            return f"at least {self.at_least:g} of it"
         if self.more is not None:
             return f"at most {self.more:g} {unit} more"
         return f"at least {self.at_least:g}x" + (f", at most {self.at_most:g} {unit}" if self.at_most else "")
@@ -61,6 +65,7 @@ TARGETS = (
     Target("torchless-int8", "installed", "transformers-fp32", 6.0),
     Target("torchless-int8", "installed", "optimum-int8", 6.0),
     Target("torchless-int8", "installed", "bare-optimum-int8", 0.0, more=2),
+    Target("torchless-int8", "texts", LEAST, 0.6),
     Target("torchless-int8", "1x16", "bare-optimum-int8", 1.3),
     Target("torchless-int8", "32x32", "bare-optimum-int8", 1.45),
     Target("torchless-int8", "1x128", "bare-optimum-int8", 1.35),

@@ -10,10 +10,12 @@ import pytest
 
 from torchless.errors import BundleError, InputError
 from torchless_bench.contenders import CONTENDERS, ROLES
+from torchless_bench.limits import LEAST
 from torchless_bench.plan import choose, choose_workloads, make_plan, named, table_of
 from torchless_bench.targets import TARGETS
 from torchless_bench.workloads import WORKLOADS
 
+LIMITS = {"limits-cpu", "graph-fp32", "graph-int8"}
 OF_THE_BUNDLE = ("torchless-fp32", "torchless-int8", "torchless-cuda", "bare-fp32", "bare-int8")
 
 
@@ -173,9 +175,12 @@ class TestTargets:
         assert plan.targets == TARGETS
         pairs = {(c.workload.name, name) for c in plan.comparisons for name in c.contenders}
         spoken_of = {(t.workload, name) for t in TARGETS for name in (t.contender, t.against)}
-        assert pairs == spoken_of
+        limits = {(c.workload.name, name) for c in plan.comparisons for name in c.contenders if name in LIMITS}
+        assert pairs - limits == {(workload, name) for workload, name in spoken_of if name != LEAST}
+        assert {name for _, name in limits} == LIMITS
         for comparison in plan.comparisons:
-            assert comparison.baseline in {t.against for t in TARGETS if t.workload == comparison.workload.name}
+            against = {t.against for t in TARGETS if t.workload == comparison.workload.name}
+            assert comparison.baseline in against | LIMITS
 
     def test_a_baseline_that_is_named_comes_first(self, sample_bundle, peers):
         plan = make_plan(

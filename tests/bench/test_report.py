@@ -46,7 +46,7 @@ def test_keys_that_readers_rely_on(plan_of):
     report = document(plan, outcome_of(plan), ["torchless", "bench", "x"])
     assert list(report) == [
         "format", "torchless", "created", "command", "source", "machine", "settings", "bundles", "contenders",
-        "workloads", "left_out", "targets", "warnings",
+        "workloads", "left_out", "limits", "devices", "targets", "warnings",
     ]  # fmt: skip
     assert report["format"] == "1.1"
     assert report["command"] == ["torchless", "bench", "x"]
@@ -57,7 +57,8 @@ def test_keys_that_readers_rely_on(plan_of):
     assert [set(row) for row in report["bundles"]] == [{"path", "manifest_sha256"}]
     [first, _] = report["contenders"]
     assert set(first) == {
-        "name", "what", "model", "options", "python", "status", "reason", "versions", "load_seconds", "idle",
+        "name", "what", "family", "device", "model", "options", "python", "status", "reason", "versions",
+        "load_seconds", "idle",
     }  # fmt: skip
     [workload] = report["workloads"]
     assert set(workload) == {
@@ -65,7 +66,7 @@ def test_keys_that_readers_rely_on(plan_of):
         "baseline", "results",
     }  # fmt: skip
     for result in workload["results"]:
-        assert set(result) == {"contender", "spread", "ratio", "others", "samples"}
+        assert set(result) == {"contender", "seconds", "spread", "ratio", "others", "samples"}
         assert set(result["spread"]) == {"count", "p5", "p25", "p50", "p75", "p90", "p95", "p99"}
         assert set(result["ratio"]) == {"median", "low", "high", "rounds"}
     assert report["left_out"] == [{"workload": "1x512", "contender": None, "reason": "too long"}]
