@@ -12,25 +12,35 @@ but for the table of targets.
 from __future__ import annotations
 
 from torchless_bench.contenders import CONTENDERS
-from torchless_bench.plan import Settings, choose, make_plan, named, table_of
-from torchless_bench.report import document, to_json
+from torchless_bench.crossover import read_prices
+from torchless_bench.page import write as write_page
+from torchless_bench.plan import Settings, check_devices, choose, choose_workloads, make_plan, named, table_of
+from torchless_bench.plots import check as check_figures
+from torchless_bench.report import document, read, to_json
 from torchless_bench.rounds import run
 from torchless_bench.table import listing, text_table
 from torchless_bench.targets import TARGETS
-from torchless_bench.workloads import WORKLOADS
+from torchless_bench.workloads import SETS, WORKLOADS
 
 __all__ = [
     "CONTENDERS",
+    "SETS",
     "TARGETS",
     "WORKLOADS",
     "Settings",
+    "check_devices",
+    "check_figures",
     "choose",
+    "choose_workloads",
     "document",
     "listing",
     "make_plan",
     "named",
+    "read",
+    "read_prices",
     "run",
     "table_of",
     "text_table",
     "to_json",
+    "write_page",
 ]

@@ -19,6 +19,19 @@ from torchless_bench.workloads import Workload
 SENTENCES = 256
 """How many sentences the made-up list holds."""
 
+SQUARE = 1024
+"""The side of the matrices whose products are timed. From 512 on the rate of ONNX Runtime's products does not grow."""
+
+# A row of weights this wide times as many columns: 268 MB in float32, more than any cache of this day holds.
+_READ_ROWS, _READ_COLUMNS = 4096, 16384
+_READ_BYTES = 4 * _READ_ROWS * _READ_COLUMNS
+
+TIMED = ((1, 16), (32, 32))
+"""(rows, tokens) at which a graph's operators are timed."""
+
+PROFILED = (16, 64, 128, 256)
+"""Tokens at which a graph's arithmetic is counted: three fix a polynomial of second degree, the fourth checks it."""
+
 # Words a sentence, from the shortest to the longest in steps of a tenth of them (SST-2 dev, whole sentences).
 _SENTENCE_WORDS = (1, 7, 11, 13, 16, 18, 20, 23, 27, 31, 47)
 
@@ -60,9 +73,18 @@ class Inputs:
             raise InputError(f"{workload.tokens} tokens, the model takes at most {self._limit}")
         return _ARGUMENTS[workload.kind](self, workload)
 
-    def count(self, workload: Workload) -> int:
-        """Return how many texts one call of this workload does."""
+    def work(self, workload: Workload) -> float:
+        """Return how much one call of this workload does: texts, or of a `rate` operations or bytes."""
+        if workload.rate is not None:
+            return float(2 * SQUARE**3 if workload.rate != "memory" else _READ_BYTES)
         return len(self.texts) if workload.kind == "answer" and workload.tokens is None else workload.rows
+
+    def lengths(self, workload: Workload) -> list[int]:
+        """Return the tokens of each text that one call of this workload answers, as the model takes them."""
+        if workload.tokens is not None:
+            return [workload.tokens] * workload.rows
+        encoded = self._tokenizer.encode(self.texts)
+        return [min(len(encoding), self._limit or len(encoding)) for encoding in encoded]
 
     def _forward(self, workload: Workload) -> dict[str, Any]:
         draw = random.Random(f"{self._seed} {workload.name}")
@@ -73,6 +95,22 @@ class Inputs:
     def _answer(self, workload: Workload) -> dict[str, Any]:
         texts = self.texts if workload.tokens is None else [self._text(workload.tokens)]
         return {"texts": texts, "batch_size": workload.rows}
+
+    def _loop(self, workload: Workload) -> dict[str, Any]:
+        return {"texts": [self._text(workload.tokens or 16)], "threads": workload.threads}
+
+    def _rate(self, workload: Workload) -> dict[str, Any]:
+        rows, shared, columns = SQUARE, SQUARE, SQUARE
+        if workload.rate == "memory":
+            rows, shared, columns = 1, _READ_ROWS, _READ_COLUMNS
+        return {"what": workload.rate, "rows": rows, "shared": shared, "columns": columns}
+
+    def _arithmetic(self, workload: Workload) -> dict[str, Any]:
+        del workload
+        return {
+            "lengths": [tokens for tokens in PROFILED if self._limit is None or tokens <= self._limit],
+            "shapes": [list(shape) for shape in TIMED],
+        }
 
     def _text(self, tokens: int) -> str:
         """Return a text of exactly `tokens` tokens, the special ones included."""
@@ -91,10 +129,16 @@ class Inputs:
 _ARGUMENTS: dict[str, Callable[[Inputs, Workload], dict[str, Any]]] = {
     "forward": Inputs._forward,
     "answer": Inputs._answer,
+    "first": Inputs._answer,
+    "memory": Inputs._answer,
+    "loop": Inputs._loop,
+    "rate": Inputs._rate,
+    "arithmetic": Inputs._arithmetic,
+    "size": lambda _inputs, _workload: {},
     "export": lambda _inputs, _workload: {},
     "installed": lambda _inputs, _workload: {},
 }
-"""What each kind of workload gives to the engines' method of that name."""
+"""What each kind of workload gives to the method of that name."""
 
 KINDS = tuple(_ARGUMENTS)
 

@@ -11,13 +11,15 @@ from typing import TypeVar
 
 from torchless.bundle import Bundle
 from torchless.cpu import usable_cpus
+from torchless.devices import parse_device
 from torchless.errors import InputError
 from torchless.pipelines.factory import open_bundle
 from torchless.records import open_records
 from torchless_bench.contenders import CONTENDERS, ROLES, Contender
 from torchless_bench.inputs import Inputs
+from torchless_bench.limits import LEAST
 from torchless_bench.targets import TARGETS, Target
-from torchless_bench.workloads import WORKLOADS, Workload
+from torchless_bench.workloads import DEFAULT, GRID, LIMITS, SETS, WORKLOADS, Workload
 
 ALL = "all"
 
@@ -81,19 +83,48 @@ class Plan:
     settings: Settings
 
 
-def choose(table: Sequence[Row], names: Iterable[str], what: str) -> tuple[Row, ...]:
-    """Return the rows of these names, in their order; "all" stands for every one.
+def choose(
+    table: Sequence[Row], names: Iterable[str], what: str, sets: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Row, ...]:
+    """Return the rows of these names, in their order; "all" stands for every one, a key of `sets` for those it holds.
 
     Raises:
         InputError: no such name; the message lists those there are.
     """
-    rows = {row.name: row for row in table}
+    rows: dict[str, Row] = {row.name: row for row in table}
+    groups: dict[str, Sequence[str]] = {**(sets or {}), ALL: tuple(rows)}
     chosen: dict[str, Row] = {}
     for name in names:
-        if name != ALL and name not in rows:
-            raise InputError(f"{what} {name!r} is unknown, wanted {', '.join(rows)} or {ALL}")
-        chosen |= rows if name == ALL else {name: rows[name]}
+        if name not in groups and name not in rows:
+            raise InputError(f"{what} {name!r} is unknown, wanted {', '.join((*rows, *groups))}")
+        chosen |= {each: rows[each] for each in groups.get(name, (name,))}
     return tuple(chosen.values())
+
+
+def choose_workloads(names: Iterable[str]) -> tuple[Workload, ...]:
+    """Return the workloads of these names, each of which may stand for a set of them.
+
+    Raises:
+        InputError: as `choose`.
+    """
+    sets = {each: tuple(row.name for row in WORKLOADS if each in row.sets) for each in SETS}
+    return choose(WORKLOADS, names, "the workload", sets)
+
+
+def check_devices(devices: Iterable[str]) -> None:
+    """Refuse what is no device to compare.
+
+    Raises:
+        InputError: it is neither "cpu" nor "cuda" nor "cuda:N", or a second GPU.
+    """
+    kinds = []
+    for device in devices:
+        found = parse_device(device)
+        if found.kind == "auto":
+            raise InputError(f"--devices names {device!r}, wanted cpu, cuda or cuda:N")
+        kinds.append(found.kind)
+    if len(set(kinds)) < len(kinds):
+        raise InputError("--devices names one kind of device twice; compare one GPU with the CPU at a time")
 
 
 def named(given: Iterable[str], option: str) -> dict[str, str]:
@@ -145,6 +176,7 @@ def make_plan(
     pythons: Mapping[str, str] | None = None,
     onnx: Mapping[str, str] | None = None,
     texts: str | None = None,
+    devices: Sequence[str] = (),
     targets: bool = False,
     settings: Settings | None = None,
     table: Sequence[Contender] = CONTENDERS,
@@ -160,31 +192,41 @@ def make_plan(
         pythons: interpreters by contender or family.
         onnx: ONNX files to run with a bare script, by the name of the contender.
         texts: a file of texts, as `torchless run` reads it, for the workload `texts`.
+        devices: "cpu", "cuda", "cuda:1", ...: whose contenders take part, on the grid of batches and lengths where
+            no workloads are named; none: those of the CPU, and torchless on a GPU.
         targets: measure what the table of targets needs, and judge it; `contenders` and `workloads` only narrow it.
         settings: how.
         table: the contenders there are.
 
     Raises:
-        InputError: a name is unknown, a file of texts cannot be read, or nothing is left to do.
+        InputError: a name or device is unknown, a file of texts cannot be read, or nothing is left to do.
         BundleError: a bundle cannot be opened.
     """
     settings = settings or Settings()
+    check_devices(devices)
     if not bundles:
         raise InputError("nothing to measure: give a bundle")
     paths = [Path(bundle) for bundle in bundles]
-    rows = table_of(paths, onnx, table)
+    rows = tuple(_moved(row, devices) for row in table_of(paths, onnx, table))
     wanted = choose(rows, contenders, "the contender")
-    tasks = choose(WORKLOADS, workloads, "the workload")
+    tasks = choose_workloads(workloads)
     choose(rows, [baseline] if baseline else [], "the baseline")
     _check_pythons(pythons or {}, rows)
     judged = _narrowed(wanted or rows, tasks or WORKLOADS) if targets else ()
     if targets:
         named_there = {name for target in judged for name in (target.contender, target.against)}
-        rows = tuple(row for row in rows if row.name in named_there)
-        tasks = tuple(task for task in WORKLOADS if any(task.name == target.workload for target in judged))
+        spoken_of = {target.workload for target in judged}
+        to_the_limit = LEAST in named_there
+        rows = tuple(
+            row for row in rows
+            if row.name in named_there or (to_the_limit and row.family == "limits" and row.device == "cpu")
+        )  # fmt: skip
+        tasks = tuple(task for task in WORKLOADS if task.name in spoken_of or (to_the_limit and LIMITS in task.sets))
     else:
-        rows = wanted or tuple(row for row in rows if row.role == "bundle" or row.model or peers)
-        tasks = tasks or tuple(task for task in WORKLOADS if task.default)
+        rows = wanted or tuple(
+            row for row in rows if (row.role == "bundle" or row.model or peers) and _is_on(row, devices)
+        )
+        tasks = tasks or choose_workloads([GRID if devices else DEFAULT])
     opened = tuple(open_bundle(path) for path in paths)
     inputs = Inputs(opened[0], texts=_read_texts(texts), seed=settings.seed)
     folders = {role: Path(peers) / role if peers else None for role in ROLES} | {"bundle": opened[0].path}
@@ -208,9 +250,23 @@ def make_plan(
     return Plan(opened, inputs, at_work, tuple(comparisons), skipped, left_out, judged, settings)
 
 
+def _is_on(row: Contender, devices: Sequence[str]) -> bool:
+    if not devices:
+        return row.device == "cpu" or row.family == "torchless"
+    return row.device in devices
+
+
+def _moved(row: Contender, devices: Sequence[str]) -> Contender:
+    """Return `row` on the GPU that is named, where another one than the first is."""
+    named_gpu = next((device for device in devices if parse_device(device).kind == "cuda"), None)
+    if named_gpu is None or row.device != "cuda":
+        return row
+    return dataclasses.replace(row, options={**row.options, "device": named_gpu})
+
+
 def _narrowed(rows: Sequence[Contender], tasks: Sequence[Workload]) -> tuple[Target, ...]:
     names, workloads = {row.name for row in rows}, {task.name for task in tasks}
-    return tuple(t for t in TARGETS if {t.contender, t.against} <= names and t.workload in workloads)
+    return tuple(t for t in TARGETS if {t.contender, t.against} <= names | {LEAST} and t.workload in workloads)
 
 
 def _comparison(
@@ -223,11 +279,9 @@ def _comparison(
     """
     spoken_of = {name for target in judged for name in (target.contender, target.against)}
     able = [row for row in present if task.kind in row.kinds and (not judged or row.name in spoken_of)]
-    ready = tuple(row.name for row in able if row.python or task.kind not in row.own_python)
+    ready = tuple(row.name for row in able)
     if not ready:
-        flags = " ".join(f"--python {row.name}=PATH" for row in able)
-        does = f"it says something only of environments named for it: {flags}" if able else "no contender here does it"
-        raise InputError(does)
+        raise InputError("no contender here does it")
     wanted = [baseline, *(target.against for target in judged)]
     return Comparison(task, ready, next((name for name in wanted if name in ready), ready[0]))
 
@@ -254,7 +308,7 @@ def _lacks(row: Contender) -> str | None:
     wanted = row.model / row.options["file"] if "file" in row.options else row.model
     if not wanted.exists():
         return f"{wanted}: no such file or directory"
-    if row.python is None and set(row.kinds) <= set(row.own_python):
+    if row.python is None and row.own_python:
         return f"name its interpreter: --python {row.family}=PATH"
     return None
 

@@ -31,6 +31,12 @@ from torchless import strict_json
 from torchless.errors import CheckpointError, TorchlessError, one_line
 from torchless_bench.contenders import OPTIMUM_EXPORT
 
+# The activation between a classifier's layers, and these layers: what comes after CTranslate2's encoder.
+_HEADS = {
+    "distilbert": ("relu", ("pre_classifier", "classifier")),
+    "bert": ("tanh", ("bert.pooler.dense", "classifier")),
+}
+
 _SETTINGS = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -152,6 +158,29 @@ def _optimum_int8(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+def _ctranslate2(source: Path, folder: Path) -> None:
+    config = strict_json.loads((source / "config.json").read_bytes())
+    family = config.get("model_type")
+    if family not in _HEADS:
+        raise CheckpointError(f"{source}: is a {family}; the head is known of {', '.join(_HEADS)}")
+    activation, layers = _HEADS[family]
+    converters = importlib.import_module("ctranslate2.converters")
+    converters.TransformersConverter(str(source)).convert(str(folder), force=True)  # the directory is there, empty
+    load = importlib.import_module("safetensors.numpy").load_file
+    weights = {name: tensor for file in source.glob("*.safetensors") for name, tensor in load(file).items()}
+    head = {
+        f"{part}{i}": weights[f"{layer}.{part}"].astype(np.float32)
+        for i, layer in enumerate(layers)
+        for part in ("weight", "bias")
+    }
+    np.savez(folder / "head.npz", activation=np.array(activation), **head)
+    # config.json is CTranslate2's own there.
+    shutil.copyfile(source / "config.json", folder / "checkpoint_config.json")
+    for name in _SETTINGS[1:]:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
 def _bundle(source: Path, folder: Path) -> None:
     folder.rmdir()  # an export makes its directory itself
     importlib.import_module("torchless_export").export(source, folder, min_agreement=0.0)
@@ -161,6 +190,7 @@ STEPS = (
     Step("checkpoint", ("safetensors",), None, _checkpoint),
     Step("optimum", ("optimum.exporters.onnx",), "checkpoint", _optimum),
     Step("optimum-int8", ("onnx", "onnxruntime"), "optimum", _optimum_int8),
+    Step("ctranslate2", ("ctranslate2", "transformers", "torch", "safetensors"), "checkpoint", _ctranslate2),
     Step("bundle", ("torchless_export", "onnx", "onnxruntime"), "checkpoint", _bundle),
 )
 

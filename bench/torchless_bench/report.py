@@ -9,25 +9,30 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchless import __version__
+from torchless import __version__, strict_json
 from torchless.bundle import Bundle
+from torchless.devices import parse_device
+from torchless.errors import InputError
 from torchless.manifest import MANIFEST_NAME
+from torchless_bench import crossover, limits
 from torchless_bench.machine import describe_machine, load_average, source_commit
 from torchless_bench.plan import Comparison, Plan
-from torchless_bench.rounds import Outcome
+from torchless_bench.rounds import Measured, Outcome
 from torchless_bench.summary import paired_ratio, spread
 from torchless_bench.targets import Target, Verdict, judge
-from torchless_bench.workloads import WORKLOADS
+from torchless_bench.workloads import WORKLOADS, Workload
 
-FORMAT = "1.0"
+FORMAT = "1.1"
 
 # Logits of one model in float32 differ by less whoever computes them.
 _SAME_MODEL = 1e-3
@@ -38,8 +43,20 @@ _QUIET = 0.1
 _ALONE = 0.1
 
 
-def document(plan: Plan, outcome: Outcome, command: Sequence[str]) -> dict[str, Any]:
-    """Return the document of a run that has just been made; `command` is the command line that asked for it."""
+def document(
+    plan: Plan, outcome: Outcome, command: Sequence[str], prices: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return the document of a run that has just been made.
+
+    Args:
+        plan: what was to be run.
+        outcome: what came of it.
+        command: the command line that asked for it.
+        prices: per hour, by kind of device.
+    """
+    workloads = [_workload(each, plan, outcome) for each in plan.comparisons if each.workload.rounds != 0]
+    contenders = _contenders(plan, outcome)
+    reached = _limits(workloads, plan, outcome)
     found = {
         "format": FORMAT,
         "torchless": __version__,
@@ -49,14 +66,36 @@ def document(plan: Plan, outcome: Outcome, command: Sequence[str]) -> dict[str, 
         "machine": describe_machine() | {"load_average": load_average()},
         "settings": asdict(plan.settings),
         "bundles": [{"path": str(bundle.path), "manifest_sha256": _digest(bundle)} for bundle in plan.bundles],
-        "contenders": _contenders(plan, outcome),
-        "workloads": [_workload(comparison, plan, outcome) for comparison in plan.comparisons],
-        "left_out": [{"workload": name, "reason": reason} for name, reason in plan.left_out.items()],
-        "targets": [asdict(target) | asdict(_verdict(target, plan, outcome)) for target in plan.targets],
+        "contenders": contenders,
+        "workloads": workloads,
+        "left_out": _left_out(plan, outcome),
+        "limits": reached,
+        "devices": crossover.summary(workloads, contenders, prices or {}),
+        "targets": [_judged(target, plan, outcome, reached) for target in plan.targets],
         "warnings": _warnings(plan, outcome),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))  # as one who reads the file will have it
     return plain
+
+
+def read(path: str | os.PathLike[str], prices: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return a document that `to_json` wrote, its costs made anew where `prices` are given.
+
+    Raises:
+        InputError: it is none, or of another major version of `format`.
+        OSError: it cannot be read.
+    """
+    try:
+        found = strict_json.loads(Path(path).read_bytes())
+    except strict_json.JSONError as error:
+        raise InputError(f"{path}: {error}") from None
+    version = found.get("format") if isinstance(found, dict) else None
+    wanted = FORMAT.partition(".")[0]
+    if not isinstance(found, dict) or not isinstance(version, str) or version.partition(".")[0] != wanted:
+        raise InputError(f"{path}: format is {version!r}, wanted {FORMAT}; give what `torchless bench --output` wrote")
+    if prices:
+        found["devices"] = crossover.summary(found["workloads"], found["contenders"], prices)
+    return found
 
 
 def to_json(report: dict[str, Any]) -> str:
@@ -69,6 +108,21 @@ def to_json(report: dict[str, Any]) -> str:
 _NUMBERS = re.compile(r"\[\n([-+0-9.eE,\s]+)\n *\]")
 
 
+def _limits(workloads: Sequence[Mapping[str, Any]], plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    profiles = {
+        str(row.options["variant"]): measured.answer
+        for row in plan.contenders
+        if (measured := outcome.measured.get(("arithmetic", row.name))) is not None
+    }
+    # On a GPU the bundle's fp16 is what is chosen where it has one.
+    chosen = "fp16" if "fp16" in plan.bundles[0].manifest.variants else "fp32"
+    rows = [
+        (row.name, parse_device(row.device).kind, row.precision or (chosen if row.device != "cpu" else None))
+        for row in plan.contenders
+    ]
+    return limits.summary(workloads, profiles, rows)
+
+
 def _contenders(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
     rows = {row.name: row for row in plan.contenders}
     found = []
@@ -77,6 +131,8 @@ def _contenders(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
         about = {
             "name": name,
             "what": row.what if row else None,
+            "family": row.family if row else None,
+            "device": row.device if row else None,
             "model": str(row.model) if row else None,
             "options": dict(row.options) if row else None,
             "python": row.python or sys.executable if row else None,
@@ -85,9 +141,19 @@ def _contenders(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
     return found
 
 
+def _left_out(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the workloads that nobody did, then those that some contender could not do."""
+    nobody = [{"workload": name, "contender": None, "reason": reason} for name, reason in plan.left_out.items()]
+    unable = [
+        {"workload": workload, "contender": name, "reason": reason}
+        for (workload, name), reason in outcome.unable.items()
+    ]
+    return nobody + unable
+
+
 def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     workload = comparison.workload
-    texts = plan.inputs.count(workload)
+    work = plan.inputs.work(workload)
     found = {
         name: measured for name in comparison.contenders if (measured := outcome.measured.get((workload.name, name)))
     }
@@ -96,10 +162,11 @@ def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str,
     against = found[baseline].rounds if baseline is not None else ()
     results = []
     for name, measured in found.items():
-        shown = [[workload.unit.show(sample, texts) for sample in samples] for samples in measured.rounds]
+        shown = [[workload.unit.show(sample, work) for sample in samples] for samples in measured.rounds]
         results.append(
             {
                 "contender": name,
+                "seconds": float(np.median(np.concatenate(measured.rounds))),
                 "spread": asdict(spread(shown)),
                 "ratio": asdict(paired_ratio(against, measured.rounds, seed=plan.settings.seed)),
                 "others": measured.others,
@@ -114,10 +181,38 @@ def _workload(comparison: Comparison, plan: Plan, outcome: Outcome) -> dict[str,
         "more_is_better": workload.unit.rate,
         "rows": workload.rows,
         "tokens": workload.tokens,
-        "texts": texts,
+        "threads": workload.threads,
+        "work": work,
+        "lengths": _lengths(plan, workload),
         "baseline": baseline,
         "results": results,
     }
+
+
+def _lengths(plan: Plan, workload: Workload) -> list[int] | None:
+    """Return the tokens of each text of a call; None where it is not texts that count."""
+    return plan.inputs.lengths(workload) if workload.kind in ("forward", "answer", "loop", "first") else None
+
+
+def _judged(target: Target, plan: Plan, outcome: Outcome, reached: Mapping[str, Any]) -> dict[str, Any]:
+    if target.against == limits.LEAST:
+        verdict = _share(target, plan, outcome, reached)
+    else:
+        verdict = _verdict(target, plan, outcome)
+    return asdict(target) | {"wanted": target.wanted} | asdict(verdict)
+
+
+def _share(target: Target, plan: Plan, outcome: Outcome, reached: Mapping[str, Any]) -> Verdict:
+    """Judge the share of the least time that is reached."""
+    key = (target.workload, target.contender)
+    found = [row for row in reached["reached"] if (row["workload"], row["contender"]) == key]
+    if not found:
+        missing = (*reached["problems"], "the limits of this machine were not measured: --workloads limits")
+        return Verdict("not measured", missing[0])
+    measured = outcome.measured[key]
+    lowest = [[found[0]["least_seconds"]]] * len(measured.rounds)
+    workload = next(row for row in WORKLOADS if row.name == target.workload)
+    return _doubted(judge(target, workload, measured.rounds, lowest, seed=plan.settings.seed), [measured])
 
 
 def _verdict(target: Target, plan: Plan, outcome: Outcome) -> Verdict:
@@ -127,12 +222,15 @@ def _verdict(target: Target, plan: Plan, outcome: Outcome) -> Verdict:
         if measured is None:
             return Verdict("not measured", _why(name, target.workload, plan, outcome))
         both.append(measured)
-    if target.workload == "installed" and _pythons(plan, target)[0] == _pythons(plan, target)[1]:
-        return Verdict("not measured", "both were measured in one environment")
     workload = next(row for row in WORKLOADS if row.name == target.workload)
     verdict = judge(target, workload, both[0].rounds, both[1].rounds, seed=plan.settings.seed)
-    share = max(measured.others or 0.0 for measured in both)
-    if workload.unit.measure == "time" and share > _ALONE:
+    return verdict if workload.unit.measure == "value" else _doubted(verdict, both)
+
+
+def _doubted(verdict: Verdict, measured: Sequence[Measured]) -> Verdict:
+    """Return the verdict with its reason for doubt, where other processes were busy meanwhile."""
+    share = max(one.others or 0.0 for one in measured)
+    if share > _ALONE:
         return replace(verdict, reason=f"doubtful, other processes took {share:.0%} of the machine")
     return verdict
 
@@ -141,12 +239,9 @@ def _why(name: str, workload: str, plan: Plan, outcome: Outcome) -> str:
     standing = outcome.standings.get(name)
     if standing is not None and standing.reason is not None:
         return f"{name}: {standing.reason}"
-    return plan.left_out.get(workload, f"{name} took no part: --python {name}=PATH names its environment")
-
-
-def _pythons(plan: Plan, target: Target) -> list[str | None]:
-    rows = {row.name: row for row in plan.contenders}
-    return [rows[name].python for name in (target.contender, target.against)]
+    if (workload, name) in outcome.unable:
+        return f"{name}: {outcome.unable[workload, name]}"
+    return plan.left_out.get(workload, f"{name} took no part")
 
 
 def _warnings(plan: Plan, outcome: Outcome) -> list[str]:
@@ -156,7 +251,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> list[str]:
         for name, standing in outcome.standings.items()
         if standing.idle > _QUIET
     ]
-    timed = [c.workload.name for c in plan.comparisons if c.workload.unit.measure == "time"]
+    timed = [c.workload.name for c in plan.comparisons if c.workload.unit.measure != "value"]
     shares = [m.others for (name, _), m in outcome.measured.items() if name in timed and m.others is not None]
     if shares and (share := sum(shares) / len(shares)) > _ALONE:
         found.append(

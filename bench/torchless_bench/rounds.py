@@ -54,10 +54,17 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that a run gave: standings by contender, measurements by (workload, contender)."""
+    """All that a run gave.
+
+    Attributes:
+        standings: by contender.
+        measured: by (workload, contender).
+        unable: why a contender that is in the run did not do a workload, by (workload, contender).
+    """
 
     standings: dict[str, Standing]
     measured: dict[tuple[str, str], Measured]
+    unable: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def turns(names: Sequence[str], rounds: int, seed: str) -> list[list[str]]:
@@ -98,6 +105,7 @@ def _load(worker: WorkerProcess, contender: Contender, plan: Plan, standing: Sta
         "engine": str(ENGINES / contender.engine),
         "needs": contender.needs,
         "options": {**contender.options, "model": str(contender.model)},
+        "installs": contender.installs,
         "threads": plan.settings.threads,
     }
     try:
@@ -120,11 +128,14 @@ def _compare(
 ) -> None:
     """Measure one workload of all its contenders that are still in the run."""
     workload, settings = comparison.workload, plan.settings
-    rounds = min(settings.rounds, workload.rounds or settings.rounds)
+    rounds = settings.rounds if workload.rounds is None else min(settings.rounds, workload.rounds)
     present = [name for name in comparison.contenders if name in workers]
     progress(f"{workload.name}: {counted(rounds, 'round')} of {counted(len(present), 'contender')} ...")
 
     def ask(name: str, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask a contender that still does this workload; None: it does not, or no more."""
+        if name not in workers or (workload.name, name) in outcome.unable:
+            return None
         standing = outcome.standings[name]
         try:
             answer = workers[name].ask(request, settings.time_limit)
@@ -133,23 +144,26 @@ def _compare(
             _fail(standing, "failed", f"{workload.name}: {error}")
             progress(f"{name}: failed: {standing.reason}")
             return None
+        if "unable" in answer:
+            outcome.unable[workload.name, name] = answer["unable"]
+            return None
         standing.idle = max(standing.idle, answer["idle"])
         return answer
 
     prepare = {"op": "prepare", "kind": workload.kind, "arguments": plan.inputs.arguments(workload),
                "warmup": settings.warmup}  # fmt: skip
-    answers = {name: ask(name, dict(prepare)) for name in present}
-    given: dict[str, list[dict[str, Any]]] = {name: [] for name in present if name in workers}
-    turn = {"op": "turn", "seconds": settings.seconds, "calls": settings.calls, "measure": workload.unit.measure}
+    answers = {name: answer for name in present if (answer := ask(name, dict(prepare))) is not None}
+    given: dict[str, list[dict[str, Any]]] = {name: [] for name in answers}
+    seconds = max(settings.seconds, workload.seconds or 0)
+    turn = {"op": "turn", "seconds": seconds, "calls": settings.calls, "measure": workload.unit.measure}
     for order in turns(tuple(given), rounds, f"{settings.seed} {workload.name}"):
         for name in order:
-            if name in workers and (answer := ask(name, dict(turn))) is not None:
+            if (answer := ask(name, dict(turn))) is not None:
                 given[name].append(answer)
     for name, all_turns in given.items():
-        if name in workers:
+        if len(all_turns) == rounds:
             rounds_of = tuple(tuple(answer["samples"]) for answer in all_turns)
-            first = (answers[name] or {}).get("result")
-            outcome.measured[workload.name, name] = Measured(rounds_of, first, _others(all_turns))
+            outcome.measured[workload.name, name] = Measured(rounds_of, answers[name]["result"], _others(all_turns))
 
 
 def _others(answers: Sequence[dict[str, Any]]) -> float | None:

@@ -5,19 +5,21 @@
 Run by its path, by any Python from 3.9, with the standard library and what the engine imports: a contender's
 interpreter need not have torchless. It takes one JSON object a line on standard input and answers each with one line:
 
-| request                                                   | answer                                    |
-|-----------------------------------------------------------|-------------------------------------------|
-| `{"op": "load", "engine", "needs", "options", "threads"}` | `{"versions", "seconds"}` or `{"skip"}`   |
-| `{"op": "prepare", "kind", "arguments", "warmup"}`        | `{"result", "idle"}`                      |
-| `{"op": "turn", "seconds", "calls", "measure"}`           | `{"samples", "idle", "cpu"}`              |
-| `{"op": "stop"}`                                          | none: the process ends                    |
+| request                                                               | answer                                  |
+|-----------------------------------------------------------------------|-----------------------------------------|
+| `{"op": "load", "engine", "needs", "options", "installs", "threads"}` | `{"versions", "seconds"}` or `{"skip"}` |
+| `{"op": "prepare", "kind", "arguments", "warmup"}`                    | `{"result", "idle"}` or `{"unable"}`    |
+| `{"op": "turn", "seconds", "calls", "measure"}`                       | `{"samples", "idle", "cpu"}`, `{"unable"}` |
+| `{"op": "stop"}`                                                      | none: the process ends                  |
 
-and any of them with `{"error": "one line"}`. Where standard input ends unasked, the benchmark is no more; the process
+and any of them with `{"error": "one line"}`, after which the engine is not to be trusted; "unable" says in one line
+why it cannot do this one kind of work. Where standard input ends unasked, the benchmark is no more; the process
 then removes its temporary directory and kills its group and itself, so that nothing is left. What the engine prints
 goes to standard error.
 
-`engine` is the path of a file described in `engines/__init__.py`, `kind` the method of it that gives what is measured.
-`samples` are the seconds of each call where `measure` is "time", and what the calls returned where it is "value".
+`engine` is the path of a file described in `engines/__init__.py`, `kind` the method of it that gives what is measured,
+or one of `OWN_KINDS`, for which the worker makes the call. `samples` are the seconds of each call where `measure` is
+"time" or "loop" (several threads then call at once), and what the calls returned where it is "value".
 `idle` is the share of one CPU that the process takes when it has nothing to do: other contenders would feel it. `cpu`
 is how many CPU seconds there were during the turn, how many were busy, and how many of these this process took; null
 where the system does not tell.
@@ -25,6 +27,7 @@ where the system does not tell.
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.metadata
 import importlib.util
 import json
@@ -32,7 +35,9 @@ import os
 import queue
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -42,22 +47,31 @@ from typing import Any
 _SETTLE_STEP, _SETTLE_LIMIT, _SETTLED = 0.02, 1.0, 0.05
 _SHOWN = 32  # rows of a result that are sent back to be compared
 
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
 
 class Worker:
     """One engine and what is measured of it now."""
 
     def __init__(self) -> None:
+        self._module: Any = None
         self._engine: Any = None
+        self._loaded: dict[str, Any] = {}
+        self._installs: list[str] = []
         self._call: Callable[[], Any] = _nothing_prepared
         self._last = 0.0
+        self._threads = 1
 
-    def load(self, engine: str, needs: list[str], options: dict[str, Any], threads: int) -> dict[str, Any]:
+    def load(
+        self, engine: str, needs: list[str], options: dict[str, Any], threads: int, installs: list[str]
+    ) -> dict[str, Any]:
         """Import the engine's file and open the model, unless something that it needs is not here."""
         missing = [name for name in needs if not _is_here(name)]
         if missing:
             return {"skip": f"{', '.join(missing)} not installed in {sys.executable}"}
+        self._loaded, self._installs = {"engine": engine, "options": options, "threads": threads}, installs
         start = time.perf_counter()
-        module = _import_file(engine)
+        module = self._module = _import_file(engine)
         problem = module.problem(options) if hasattr(module, "problem") else None
         if problem is not None:
             return {"skip": problem}
@@ -67,7 +81,13 @@ class Worker:
 
     def prepare(self, kind: str, arguments: dict[str, Any], warmup: float) -> dict[str, Any]:
         """Build the call to be measured and repeat it for `warmup` seconds, at least once."""
-        self._call = getattr(self._engine, kind)(**arguments)
+        self._threads = 1
+        if kind in OWN_KINDS:
+            self._call = OWN_KINDS[kind](self, **arguments)
+        else:
+            self._call = getattr(self._engine, kind)(**arguments)
+        if kind in _MEASURED_ONCE:
+            return {"result": None, "idle": _settle()}
         start = time.perf_counter()
         result = self._call()
         self._last = time.perf_counter() - start
@@ -80,27 +100,85 @@ class Worker:
     def turn(self, seconds: float, calls: int, measure: str) -> dict[str, Any]:
         """Measure for `seconds`, at least one and at most `calls` calls."""
         before = _cpu_seconds()
-        samples = [float(self._call())] if measure == "value" else self._timed(seconds, calls)
+        samples = _MEASURES[measure](self, seconds, calls)
         after = _cpu_seconds()
         cpu = [after[i] - before[i] for i in range(3)] if before and after else None
         return {"samples": samples, "idle": _settle(), "cpu": cpu}
+
+    def _value(self, seconds: float, calls: int) -> list[float]:
+        del seconds, calls  # it is what it is
+        return [float(self._call())]
 
     def _timed(self, seconds: float, calls: int) -> list[float]:
         if self._last < seconds / 4:
             # The others' turns have emptied the caches: where calls are short, the first is not like the rest.
             self._call()
-        samples: list[float] = []
-        clock, call = time.perf_counter, self._call
-        end = clock() + seconds
-        while True:
-            start = clock()
-            call()
-            now = clock()
-            samples.append(now - start)
-            if now >= end or len(samples) >= calls:
-                break
+        samples = _repeated(self._call, time.perf_counter() + seconds, calls)
         self._last = samples[-1]
         return samples
+
+    def _looped(self, seconds: float, calls: int) -> list[float]:
+        """Call from as many threads as the workload has, each at once again when it has its answer."""
+        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+            end = time.perf_counter() + seconds
+            each = max(1, calls // self._threads)
+            running = [pool.submit(_repeated, self._call, end, each) for _ in range(self._threads)]
+        try:
+            return [sample for one in running for sample in one.result()]
+        except Exception as error:
+            raise NotImplementedError(f"called from {self._threads} threads at once: {_told(error)}") from error
+
+    def _loop(self, texts: list[str], threads: int) -> Callable[[], Any]:
+        call: Callable[[], Any] = self._engine.answer(texts, 1)
+        self._threads = threads
+        return call
+
+    def _fresh(self, texts: list[str], batch_size: int) -> Callable[[], Any]:
+        return lambda: self._in_fresh_process(texts, batch_size)[0]
+
+    def _memory(self, texts: list[str], batch_size: int) -> Callable[[], Any]:
+        return lambda: self._in_fresh_process(texts, batch_size)[1]
+
+    def _in_fresh_process(self, texts: list[str], batch_size: int) -> tuple[float, int]:
+        """Return the seconds until `fresh.py` said its first label, and the bytes that were then resident."""
+        request = json.dumps({**self._loaded, "texts": texts, "batch_size": batch_size})
+        told = []
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+            given.write(request.encode() + b"\n")
+            given.seek(0)
+            start = time.perf_counter()
+            command = [sys.executable, os.path.join(_HERE, "fresh.py")]
+            with subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=errors) as process:
+                for line in process.stdout or ():
+                    told.append((time.perf_counter() - start, line))
+            errors.seek(0)
+            said = errors.read().decode("utf-8", "replace").strip() or "it said nothing"
+        if process.returncode or len(told) != 2:
+            raise NotImplementedError(f"a fresh process failed: {said.splitlines()[-1]}")
+        return told[0][0], int(told[1][1])
+
+    def _size(self) -> Callable[[], float]:
+        options = self._loaded["options"]
+        find = getattr(self._module, "files", _footprint().files_opened)
+        return lambda: float(sum(os.stat(file).st_size for file in find(options)))
+
+    def _installed(self) -> Callable[[], float]:
+        find = _footprint().files_installed
+        return lambda: float(sum(os.lstat(file).st_size for file in find(self._installs)))
+
+
+OWN_KINDS: dict[str, Callable[..., Callable[[], Any]]] = {
+    "loop": Worker._loop,
+    "first": Worker._fresh,
+    "memory": Worker._memory,
+    "size": Worker._size,
+    "installed": Worker._installed,
+}
+"""Kinds of work for which an engine needs no method of its own, or only `answer`."""
+
+_MEASURED_ONCE = ("memory", "size", "installed")  # a call before the first turn would say nothing
+
+_MEASURES = {"time": Worker._timed, "loop": Worker._looped, "value": Worker._value}
 
 
 def main() -> None:
@@ -123,8 +201,10 @@ def main() -> None:
         operation = operations[request.pop("op")]
         try:
             answer = operation(**request)
+        except NotImplementedError as error:
+            answer = {"unable": " ".join(str(error).split())[:400]}
         except Exception as error:  # whatever an engine raises is told, and costs this contender alone
-            answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
+            answer = {"error": _told(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -150,7 +230,8 @@ def _is_here(module: str) -> bool:
 
 
 def _import_file(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location("torchless_bench_engine", path)
+    name = "torchless_bench_" + os.path.basename(path).partition(".")[0]
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -166,6 +247,28 @@ def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # of onnxruntime and onnxruntime-gpu one is there
     return found
+
+
+def _repeated(call: Callable[[], Any], end: float, calls: int) -> list[float]:
+    """Return the seconds of each call, until the clock says `end`: at least one, at most `calls`."""
+    samples: list[float] = []
+    clock = time.perf_counter
+    while True:
+        start = clock()
+        call()
+        now = clock()
+        samples.append(now - start)
+        if now >= end or len(samples) >= calls:
+            return samples
+
+
+def _footprint() -> Any:
+    return _import_file(os.path.join(_HERE, "footprint.py"))
+
+
+def _told(error: BaseException) -> str:
+    """Return an exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
 
 
 def _settle() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 
 import pytest
 
-from torchless_bench.contenders import Contender
+from torchless_bench.contenders import ROLES, Contender
+from torchless_bench.plan import Settings, make_plan
+from torchless_bench.report import document
+from torchless_bench.rounds import Measured, Outcome, Standing
+from torchless_bench.targets import TARGETS
 
 # An engine in a few lines: `forward` gives what the test writes as its body, called with `self` and `ids`.
 _ENGINE = """
@@ -28,7 +33,11 @@ class Engine:
 {forward}
         return call
 
-    def installed(self):
+    def answer(self, texts, batch_size):
+        call = self.forward(texts)
+        return lambda: ["label" for _ in call() or texts]
+
+    def other(self):
         return lambda: 123
 """
 
@@ -50,6 +59,35 @@ def make_engine(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def recorded(sample_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A document with everything in it that a document can hold: samples made up, the rest as it comes of a run."""
+    peers = tmp_path_factory.mktemp("peers")
+    for role in ROLES[1:]:
+        (peers / role).mkdir()
+        (peers / role / "model.onnx").touch()
+    names = ["torchless-fp32", "torchless-int8", "torchless-cuda", "bare-optimum-int8", "transformers-fp32",
+             "limits-cpu", "graph-int8", "graph-fp32"]  # fmt: skip
+    plan = make_plan(
+        [sample_bundle], peers=peers, contenders=names, workloads=["standard", "grid"], settings=Settings(rounds=2)
+    )
+    plan = dataclasses.replace(plan, targets=TARGETS, left_out={"1x512": "<too> long"})
+    outcome = Outcome({name: Standing(versions={"python": "3.11.7"}) for name in names}, {})
+    counts = {str(t): {"fp32": 10**6 * t * (t + 9), "weights": 10**6} for t in (16, 64, 128, 256)}
+    profile = {"counts": counts, "shares": {"1x16": {"MatMul": 0.8, "Add": 0.2}}}
+    for i, comparison in enumerate(plan.comparisons):
+        workload = comparison.workload
+        for k, name in enumerate(comparison.contenders):
+            seconds = (
+                {"MB": 1e8}.get(workload.unit.name, 1e-3) * (1 + k / 3) * workload.rows * ((workload.tokens or 20) + i)
+            )
+            rounds = ((seconds, 1.1 * seconds), (0.9 * seconds,))
+            found = Measured((), profile) if workload.rounds == 0 else Measured(rounds, [[0.0, 1.0]], 0.02)
+            outcome.measured[workload.name, name] = found
+    outcome.unable["loop16", "transformers-fp32"] = "called from 16 threads at once: RuntimeError: busy & gone"
+    return document(plan, outcome, ["torchless", "bench", "<bundle>"], {"cpu": 0.1, "cuda": 2.5})
 
 
 @pytest.fixture

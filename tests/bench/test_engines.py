@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,14 @@ import numpy as np
 import pytest
 
 import torchless
+from torchless_bench import prepare
 from torchless_bench.contenders import CONTENDERS, ENGINES
 from torchless_bench.processes import ContenderError, WorkerProcess
 
 IDS = [[2, 43, 1924, 15, 214, 3], [2, 5933, 846, 43, 863, 3]]
 TEXTS = ["A stirring, funny and finally transporting film.", "I hate this so much!", "a dull film"]
-EXACT = [row for row in CONTENDERS if row.exact and not row.own_python]
+# Compiling takes minutes, and gives what the row without it gives.
+EXACT = [row for row in CONTENDERS if row.exact and not row.own_python and not row.options.get("compile")]
 
 
 class Engine:
@@ -33,7 +34,8 @@ class Engine:
 
 
 def loaded(worker: WorkerProcess, engine: str, options: dict[str, Any], needs: tuple[str, ...] = ()) -> Engine:
-    request = {"op": "load", "engine": str(ENGINES / engine), "needs": needs, "options": options, "threads": 1}
+    request = {"op": "load", "engine": str(ENGINES / engine), "needs": needs, "options": options, "threads": 1,
+               "installs": []}  # fmt: skip
     answer = worker.ask(request, 120)
     if "skip" in answer:
         pytest.skip(answer["skip"])
@@ -42,11 +44,25 @@ def loaded(worker: WorkerProcess, engine: str, options: dict[str, Any], needs: t
     return Engine(worker)
 
 
+@pytest.fixture(scope="module")
+def folders(sample_bundle: Path, sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The sample in the form of each role; without optimum the bundle stands for its export, under the same names."""
+    peers = tmp_path_factory.mktemp("peers")
+    (peers / "checkpoint").symlink_to(sample_checkpoint)
+    for step in prepare.STEPS:
+        if step.role in ("optimum", "ctranslate2") and all(map(prepare._is_here, step.needs)):
+            (peers / step.role).mkdir()
+            step.make(sample_checkpoint, peers / step.role)
+    if not (peers / "optimum").exists():
+        (peers / "optimum").symlink_to(sample_bundle)
+    return {"bundle": sample_bundle} | {role: peers / role for role in ("checkpoint", "optimum", "ctranslate2")}
+
+
 @pytest.fixture(params=EXACT, ids=lambda row: row.name, scope="module")
-def exact(request: pytest.FixtureRequest, sample_bundle: Path, sample_checkpoint: Path) -> Iterator[Engine]:
+def exact(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[Engine]:
     """Each contender that computes in float32, on the sample."""
     row = request.param
-    model = sample_checkpoint if row.role == "checkpoint" else sample_bundle
+    model = folders[row.role]
     with WorkerProcess(None, 1) as worker:
         yield loaded(worker, row.engine, {**row.options, "model": str(model)}, row.needs)
 
@@ -85,6 +101,7 @@ class TestBundle:
                 "needs": (),
                 "options": options,
                 "threads": 1,
+                "installs": [],
             }
             assert worker.ask(request, 120) == {"skip": "the bundle has no variant fp16, only fp32, int8"}
 
@@ -123,17 +140,3 @@ class TestExportCommands:
         with WorkerProcess(None, 1) as worker:
             engine = self.engine(worker, ["-c", "import sys; assert not sys.stdin.read()"])
             assert engine.first("export") is None
-
-    def test_installed_is_what_lies_in_site_packages(self, tmp_path):
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
-        [packages] = tmp_path.glob("lib/*/site-packages")
-        before = sum(path.lstat().st_size for path in packages.rglob("*") if path.is_file())
-        (packages / "pkg").mkdir()
-        (packages / "pkg" / "module.py").write_bytes(b"#" * 12345)
-        (packages / "pkg" / "link.py").symlink_to("module.py")
-        with WorkerProcess(str(tmp_path / "bin" / "python"), 1) as worker:
-            request = {"op": "load", "engine": str(ENGINES / "export_commands.py"), "needs": (),
-                       "options": {"model": "", "commands": []}, "threads": 1}  # fmt: skip
-            worker.ask(request, 60)
-            found = Engine(worker).first("installed")
-        assert found == before + 12345 + len("module.py")

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from torchless.errors import BundleError, InputError
-from torchless_bench.contenders import CONTENDERS
-from torchless_bench.plan import choose, make_plan, named, table_of
+from torchless_bench.contenders import CONTENDERS, ROLES
+from torchless_bench.limits import LEAST
+from torchless_bench.plan import choose, choose_workloads, make_plan, named, table_of
 from torchless_bench.targets import TARGETS
 from torchless_bench.workloads import WORKLOADS
 
+LIMITS = {"limits-cpu", "graph-fp32", "graph-int8"}
 OF_THE_BUNDLE = ("torchless-fp32", "torchless-int8", "torchless-cuda", "bare-fp32", "bare-int8")
 
 
@@ -21,7 +23,7 @@ OF_THE_BUNDLE = ("torchless-fp32", "torchless-int8", "torchless-cuda", "bare-fp3
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with all roles, which hold the files that are looked for and nothing in them."""
     folder = tmp_path_factory.mktemp("peers")
-    for role in ("checkpoint", "optimum", "optimum-int8"):
+    for role in ROLES[1:]:
         (folder / role).mkdir()
         (folder / role / "model.onnx").touch()
     return folder
@@ -42,7 +44,7 @@ class TestNames:
         assert set(choose(WORKLOADS, ["all"], "the workload")) == set(WORKLOADS)
 
     def test_unknown(self):
-        with pytest.raises(InputError, match=r"the workload '1x17' is unknown, wanted 1x8, 1x16, .* or all"):
+        with pytest.raises(InputError, match=r"the workload '1x17' is unknown, wanted 1x8, 1x16, .*, all$"):
             choose(WORKLOADS, ["1x16", "1x17"], "the workload")
 
     def test_pairs(self):
@@ -83,7 +85,7 @@ class TestTable:
 class TestPlan:
     def test_plain(self, sample_bundle):
         plan = make_plan([sample_bundle])
-        assert [comparison.workload for comparison in plan.comparisons] == [row for row in WORKLOADS if row.default]
+        assert [comparison.workload for comparison in plan.comparisons] == list(choose_workloads(["default"]))
         for comparison in plan.comparisons:
             assert comparison.contenders == OF_THE_BUNDLE
             assert comparison.baseline == "torchless-fp32"
@@ -94,7 +96,8 @@ class TestPlan:
 
     def test_peers_join_where_their_models_are(self, sample_bundle, peers):
         plan = make_plan([sample_bundle], peers=peers, workloads=["1x16"])
-        expected = {row.name for row in CONTENDERS if "forward" in row.kinds} - {"transformers5-fp32"}
+        expected = {row.name for row in CONTENDERS if "forward" in row.kinds and row.device == "cpu"}
+        expected = expected - {"transformers5-fp32"} | {"torchless-cuda"}
         assert set(names(plan, "1x16")) == expected
         models = {row.name: row.model for row in plan.contenders}
         assert models["optimum-int8"] == peers / "optimum-int8"
@@ -123,15 +126,20 @@ class TestPlan:
         assert found["bare-fp32"] is None
         assert "transformers5-fp32" in names(plan, "1x16")
 
-    def test_environments_are_measured_where_they_are_named(self, sample_bundle, peers):
-        given = {"peers": peers, "contenders": ["torchless-export", "optimum-export", "torchless-fp32"]}
-        tasks = ["export", "installed", "1x16"]
-        plan = make_plan([sample_bundle], workloads=tasks, **given)
+    def test_each_does_what_it_can(self, sample_bundle, peers):
+        given = ["torchless-export", "optimum-export", "torchless-fp32", "limits-cpu", "graph-int8"]
+        tasks = ["export", "installed", "1x16", "limits"]
+        plan = make_plan([sample_bundle], peers=peers, workloads=tasks, contenders=given)
         assert names(plan, "export") == ("torchless-export", "optimum-export")
         assert names(plan, "1x16") == ("torchless-fp32",)
-        assert "--python torchless-export=PATH --python optimum-export=PATH" in plan.left_out["installed"]
-        plan = make_plan([sample_bundle], workloads=tasks, pythons={"optimum-export": sys.executable}, **given)
-        assert names(plan, "installed") == ("optimum-export",)
+        assert set(names(plan, "installed")) == {"torchless-fp32", "torchless-export", "optimum-export"}
+        assert names(plan, "rate-int8") == ("limits-cpu",)
+        assert names(plan, "arithmetic") == ("graph-int8",)
+
+    def test_a_set_of_workloads(self, sample_bundle):
+        plan = make_plan([sample_bundle], workloads=["latency", "1x16"], contenders=["torchless-fp32"])
+        found = [comparison.workload.name for comparison in plan.comparisons]
+        assert found == ["text8", "text16", "text32", "text128", "text512", "1x16"]
 
     def test_baseline(self, sample_bundle):
         plan = make_plan([sample_bundle], baseline="bare-int8")
@@ -163,13 +171,16 @@ class TestPlan:
 
 class TestTargets:
     def test_measures_what_they_speak_of_and_no_more(self, sample_bundle, peers):
-        plan = make_plan([sample_bundle], peers=peers, targets=True, pythons={"optimum-export": sys.executable})
+        plan = make_plan([sample_bundle], peers=peers, targets=True, pythons={"optimum": sys.executable})
         assert plan.targets == TARGETS
         pairs = {(c.workload.name, name) for c in plan.comparisons for name in c.contenders}
         spoken_of = {(t.workload, name) for t in TARGETS for name in (t.contender, t.against)}
-        assert pairs == spoken_of - {("installed", "torchless-export")}
+        limits = {(c.workload.name, name) for c in plan.comparisons for name in c.contenders if name in LIMITS}
+        assert pairs - limits == {(workload, name) for workload, name in spoken_of if name != LEAST}
+        assert {name for _, name in limits} == LIMITS
         for comparison in plan.comparisons:
-            assert comparison.baseline in {t.against for t in TARGETS if t.workload == comparison.workload.name}
+            against = {t.against for t in TARGETS if t.workload == comparison.workload.name}
+            assert comparison.baseline in against | LIMITS
 
     def test_a_baseline_that_is_named_comes_first(self, sample_bundle, peers):
         plan = make_plan(
@@ -183,8 +194,31 @@ class TestTargets:
         assert [target.workload for target in plan.targets] == ["32x32", "32x32"]
         chosen = ["torchless-fp32", "transformers-fp32"]
         plan = make_plan([sample_bundle], peers=peers, targets=True, contenders=chosen)
-        assert [(target.workload, target.contender) for target in plan.targets] == [("1x16", "torchless-fp32")]
+        assert {target.contender for target in plan.targets} == {"torchless-fp32"}
+        assert {target.workload for target in plan.targets} == {"1x16", "text16", "texts"}
         assert {name for c in plan.comparisons for name in c.contenders} == set(chosen)
+
+
+class TestDevices:
+    def test_those_named_meet_on_the_grid(self, sample_bundle, peers):
+        plan = make_plan([sample_bundle], peers=peers, devices=["cpu", "cuda"])
+        assert [c.workload for c in plan.comparisons] == list(choose_workloads(["grid"]))
+        found = set(names(plan, "32x128"))
+        assert {"torchless-int8", "torchless-cuda", "transformers-cuda-fp16", "optimum-fp32"} <= found
+
+    def test_one_alone(self, sample_bundle):
+        assert names(make_plan([sample_bundle], devices=["cuda"]), "1x8") == ("torchless-cuda",)
+        assert "torchless-cuda" not in names(make_plan([sample_bundle], devices=["cpu"]), "1x8")
+
+    def test_another_gpu(self, sample_bundle):
+        plan = make_plan([sample_bundle], devices=["cpu", "cuda:1"], workloads=["1x16"])
+        assert {row.name: row.device for row in plan.contenders}["torchless-cuda"] == "cuda:1"
+        assert {row.name: row.device for row in plan.contenders}["torchless-fp32"] == "cpu"
+
+    @pytest.mark.parametrize("devices", [["auto"], ["tpu"], ["cuda:0", "cuda:1"], ["cpu", "cpu"]])
+    def test_refused(self, sample_bundle, devices):
+        with pytest.raises(InputError, match=r"^(device is|--devices names) "):
+            make_plan([sample_bundle], devices=devices)
 
 
 class TestRefusals:

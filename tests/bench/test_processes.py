@@ -18,7 +18,7 @@ PREPARE = {"op": "prepare", "kind": "forward", "arguments": {"ids": [[1]]}, "war
 
 
 def load(engine: Path, needs: tuple[str, ...] = (), **options: object) -> dict[str, object]:
-    return {"op": "load", "engine": str(engine), "needs": needs, "options": options, "threads": 3}
+    return {"op": "load", "engine": str(engine), "needs": needs, "options": options, "threads": 3, "installs": []}
 
 
 def gone(pid: int, within: float = 20) -> bool:
@@ -108,7 +108,7 @@ def test_engine_says_why_it_cannot_run_here(worker, make_engine):
 def test_error_of_an_engine_is_one_line(worker, make_engine):
     with pytest.raises(ContenderError, match=r"^ValueError: two lines$"):
         prepared(worker, make_engine("raise ValueError('two\\nlines')"))
-    assert worker.ask(dict(PREPARE | {"kind": "installed", "arguments": {}}), 60)["result"] == 123
+    assert worker.ask(dict(PREPARE | {"kind": "other", "arguments": {}}), 60)["result"] == 123
 
 
 def test_needs_nothing_of_the_project(make_engine):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from torchless_bench.contenders import Contender
 from torchless_bench.plan import Plan, Settings, make_plan
-from torchless_bench.rounds import run, turns
+from torchless_bench.rounds import Measured, run, turns
 
 FAST = Settings(threads=1, rounds=2, seconds=0.01, warmup=0.0, time_limit=60)
 
@@ -161,5 +161,25 @@ def test_one_that_never_rests_is_noticed(plan_of, make_contender):
 
 
 def test_what_does_not_vary_has_one_round(plan_of, make_contender):
-    plan = plan_of(make_contender("A"), workloads=("installed",), rounds=5)
-    assert run(plan).measured["installed", "A"].rounds == ((123.0,),)
+    plan = plan_of(make_contender("A", installs=("numpy",)), workloads=("installed",), rounds=5)
+    [[size]] = run(plan).measured["installed", "A"].rounds
+    assert size > 1e6
+
+
+def test_what_has_no_samples_has_an_answer(plan_of, make_contender):
+    plan = plan_of(make_contender("A"), workloads=("1x16",), rounds=5)
+    [comparison] = plan.comparisons
+    unrepeated = dataclasses.replace(comparison.workload, rounds=0)
+    plan = dataclasses.replace(plan, comparisons=(dataclasses.replace(comparison, workload=unrepeated),))
+    assert run(plan).measured["1x16", "A"] == Measured((), [[1.0, 2.0]], None)
+
+
+def test_one_who_cannot_do_one_thing_does_the_rest(plan_of, make_contender):
+    cannot = "if len(ids[0]) == 16: raise NotImplementedError('not of 16')\nreturn [[1.0]]"
+    later = "if len(ids[0]) == 16 and self.calls > 1: raise NotImplementedError('no more')\nreturn [[1.0]]"
+    plan = plan_of(make_contender("A", cannot), make_contender("B"), make_contender("C", later),
+                   workloads=("1x16", "1x8"), warmup=0.0)  # fmt: skip
+    outcome = run(plan)
+    assert set(outcome.measured) == {("1x16", "B"), ("1x8", "A"), ("1x8", "B"), ("1x8", "C")}
+    assert outcome.unable == {("1x16", "A"): "not of 16", ("1x16", "C"): "no more"}
+    assert {standing.status for standing in outcome.standings.values()} == {"ready"}

@@ -17,7 +17,9 @@ def table(
     workload = {"name": "w", "what": "work", "unit": unit, "more_is_better": rate, "baseline": "B", "results": [result]}
     return text_table(
         {"machine": MACHINE, "settings": {"threads": 1, "rounds": 5}, "workloads": [workload], "targets": [],
-         "contenders": [], "left_out": [], "warnings": []}
+         "contenders": [], "left_out": [], "warnings": [],
+         "devices": {"grid": [], "crossover": [], "prices": {}},
+         "limits": {"rates": {}, "graphs": {}, "reached": [], "problems": []}}
     )  # fmt: skip
 
 

@@ -6,14 +6,18 @@ import sys
 
 import pytest
 
-from torchless_bench import inputs
+from torchless.devices import parse_device
+from torchless_bench import inputs, worker
 from torchless_bench.contenders import CONTENDERS, ENGINES, ROLES
+from torchless_bench.limits import LEAST
 from torchless_bench.prepare import STEPS
 from torchless_bench.targets import TARGETS
-from torchless_bench.workloads import WORKLOADS
+from torchless_bench.workloads import DEFAULT, SETS, WORKLOADS
 
 NAMES = {row.name for row in CONTENDERS}
 KINDS = {row.kind for row in WORKLOADS}
+# The method of an engine that each of the worker's own kinds calls.
+NEEDED_BY_THE_WORKER = {"loop": "answer", "first": "answer", "memory": "answer", "size": None, "installed": None}
 
 
 @pytest.mark.parametrize("table", [CONTENDERS, WORKLOADS])
@@ -28,10 +32,12 @@ def test_contender_names_what_there_is(row):
     assert row.role in ROLES
     assert row.kinds
     assert set(row.kinds) <= KINDS
-    assert set(row.own_python) <= set(row.kinds)
     source = (ENGINES / row.engine).read_text(encoding="utf-8")
-    for part in ("DISTRIBUTIONS = ", "class Engine", *(f"def {kind}(self" for kind in row.kinds)):
+    methods = {NEEDED_BY_THE_WORKER.get(kind, kind) for kind in row.kinds} - {None}
+    for part in ("DISTRIBUTIONS = ", "class Engine", *(f"def {method}(self" for method in methods)):
         assert part in source
+    assert row.installs or "installed" not in row.kinds
+    parse_device(row.device)
 
 
 def test_every_engine_is_of_some_contender():
@@ -48,23 +54,34 @@ def test_no_contender_is_called_as_a_family():
 def test_workload_is_done_by_somebody(row):
     assert row.kind in inputs.KINDS
     assert any(row.kind in contender.kinds for contender in CONTENDERS)
-    assert row.unit.measure in ("time", "value")
-    assert row.rows >= 1
+    assert row.unit.measure in worker._MEASURES
+    assert min(row.rows, row.threads) >= 1
+    assert set(row.sets) <= set(SETS)
+
+
+def test_every_set_holds_workloads_and_none_is_called_as_one():
+    assert {name for row in WORKLOADS for name in row.sets} == set(SETS)
+    assert not set(SETS) & {row.name for row in WORKLOADS}
 
 
 def test_some_workloads_are_measured_unasked():
-    assert {row.kind for row in WORKLOADS if row.default} == {"forward", "answer"}
+    assert {row.kind for row in WORKLOADS if DEFAULT in row.sets} == {"forward", "answer"}
+
+
+def test_the_worker_has_its_own_kinds_and_no_others():
+    assert set(NEEDED_BY_THE_WORKER) == set(worker.OWN_KINDS)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_target_names_what_there_is(target):
-    assert {target.contender, target.against} <= NAMES
+    assert {target.contender, target.against} <= NAMES | {LEAST}
     assert target.contender != target.against
     [workload] = [row for row in WORKLOADS if row.name == target.workload]
     for row in CONTENDERS:
         if row.name in (target.contender, target.against):
             assert workload.kind in row.kinds
-    assert target.at_least > 0
+    assert target.at_least > 0 or target.more is not None
+    assert target.wanted.startswith("at ")
 
 
 def test_every_role_of_the_peers_can_be_prepared():

@@ -32,3 +32,16 @@ def test_under_a_quarter_in_bytes():
     target = Target("a", "installed", "b", 4.0, at_most=250)
     found = judge(target, ROWS["installed"], rounds(200e6), rounds(900e6))
     assert (found.verdict, found.ratio, found.value) == ("met", 4.5, 200.0)
+
+
+@pytest.mark.parametrize(("megabytes", "verdict"), [(201.9, "met"), (202.1, "not met"), (150, "met")])
+def test_a_little_more_may_be_allowed(megabytes, verdict):
+    target = Target("a", "installed", "b", 0.0, more=2)
+    found = judge(target, ROWS["installed"], rounds(megabytes * 1e6), rounds(200e6))
+    assert (found.verdict, round(found.value, 3)) == (verdict, round(megabytes - 200, 3))
+    assert target.wanted == "at most 2 MB more"
+
+
+def test_what_is_wanted():
+    assert Target("a", "1x16", "b", 1.25).wanted == "at least 1.25x"
+    assert Target("a", "export", "b", 2, at_most=10).wanted == "at least 2x, at most 10 s"

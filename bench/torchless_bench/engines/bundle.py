@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import torchless
+from torchless.devices import parse_device
 from torchless.pipelines.factory import open_bundle
 from torchless.session import cuda_problem
 
@@ -19,7 +20,17 @@ def problem(options: dict[str, Any]) -> str | None:
     variants = open_bundle(options["model"]).manifest.variants
     if options.get("variant") not in (None, *variants):
         return f"the bundle has no variant {options['variant']}, only {', '.join(variants)}"
-    return cuda_problem(0) if options["device"] == "cuda" else None
+    device = parse_device(options["device"])
+    return cuda_problem(device.index) if device.kind == "cuda" else None
+
+
+def files(options: dict[str, Any]) -> list[str]:
+    """Return the files that are opened: the variant's own, the tokenizer, the settings and the manifest."""
+    bundle = open_bundle(options["model"])
+    variants = bundle.manifest.variants
+    name = options.get("variant") or next(iter(variants))
+    of_variants = {file for variant in variants.values() for file in variant.files} - set(variants[name].files)
+    return [str(path) for path in bundle.path.iterdir() if path.is_file() and path.name not in of_variants]
 
 
 class Engine:

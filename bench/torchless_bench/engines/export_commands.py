@@ -1,11 +1,9 @@
-"""From a checkpoint to fp32 and int8 graphs: commands, each in a fresh process, and the environment that they need."""
+"""From a checkpoint to fp32 and int8 graphs: commands, each in a fresh process."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -31,10 +29,6 @@ class Engine:
 
         return call
 
-    def installed(self) -> Callable[[], float]:
-        """Return the bytes of all files of this interpreter's site-packages, links not followed."""
-        return lambda: float(sum(_size(folder) for folder in _site_packages()))
-
     def _run(self, arguments: list[str]) -> None:
         done = subprocess.run(
             [sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -42,11 +36,3 @@ class Engine:
         if done.returncode:
             last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
             raise RuntimeError(f"{' '.join(arguments)} ended with status {done.returncode}: {last}")
-
-
-def _site_packages() -> set[str]:
-    return {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-
-
-def _size(folder: str) -> int:
-    return sum(os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(folder) for name in names)

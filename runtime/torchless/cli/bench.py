@@ -23,7 +23,12 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.command()
 @click.argument("bundles", nargs=-1, metavar="BUNDLE...")
 @click.option("--contenders", callback=_names, metavar="NAME,...", help="[default: all whose models are given]")
-@click.option("--workloads", callback=_names, metavar="NAME,...", help="[default: a few; `all` for every one]")
+@click.option(
+    "--workloads", callback=_names, metavar="NAME,...", help="Or sets of them.  [default: a few; `all` for every one]"
+)
+@click.option(
+    "--devices", callback=_names, metavar="cpu,cuda,...", help="Compare these on a grid of batches and lengths."
+)
 @click.option("--baseline", metavar="NAME", help="Whom the others are compared with.  [default: the first]")
 @click.option(
     "--peers",
@@ -34,6 +39,9 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--onnx", multiple=True, metavar="NAME=FILE", help="Another graph, run by a bare script.")
 @click.option("--python", "pythons", multiple=True, metavar="NAME=PATH", help="A contender's own interpreter.")
 @click.option("--texts", metavar="FILE", help="For the workload `texts`.  [default: made-up sentences]")
+@click.option(
+    "--price", "prices", multiple=True, metavar="DEVICE=P", help="Per hour: adds the cost of a million texts."
+)
 @click.option("--targets", is_flag=True, help="Measure what the project's targets speak of, and judge them.")
 @options.threads
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of each contender.  [default: 5]")
@@ -41,19 +49,36 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--time-limit", type=click.FloatRange(1), metavar="S", help="For one answer.  [default: 300]")
 @click.option("--seed", type=int, metavar="N", help="Of texts, ids and turns.  [default: 0]")
 @click.option("--output", type=click.Path(dir_okay=False), metavar="FILE", help="Everything measured, as JSON.")
+@click.option(
+    "--report",
+    "pages",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="An HTML page and figures.",
+)
+@click.option(
+    "--read",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Show what --output wrote; nothing is measured.",
+)
 @click.option("--list", "show_list", is_flag=True, help="Show the contenders, workloads and targets there are.")
 @options.debug
 def command(
     bundles: tuple[str, ...],
     contenders: tuple[str, ...],
     workloads: tuple[str, ...],
+    devices: tuple[str, ...],
     baseline: str | None,
     peers: Path | None,
     onnx: tuple[str, ...],
     pythons: tuple[str, ...],
     texts: str | None,
+    prices: tuple[str, ...],
     targets: bool,
     output: str | None,
+    pages: Path | None,
+    read: Path | None,
     show_list: bool,
     **settings: Any,
 ) -> None:
@@ -68,21 +93,31 @@ def command(
       torchless bench sst2 sst2-by-graph --workloads 1x16,32x32 --rounds 15 --output bench.json
       torchless bench peers/bundle --peers peers --python transformers5=other/bin/python
       torchless bench peers/bundle --peers peers --targets
+      torchless bench sst2 --devices cpu,cuda --price cpu=0.10 --price cuda=2.50
     """
     bench = _benchmark()
     if show_list:
         _show_list(bench)
         return
-    if not bundles:
-        raise click.UsageError("nothing to measure: give a bundle, or --list")
+    if not bundles and read is None:
+        raise click.UsageError("nothing to measure: give a bundle, --read or --list")
+    if bundles and read is not None:
+        raise click.UsageError("--read shows what was measured before: give it no bundle")
     try:
         interpreters, files = bench.named(pythons, "--python"), bench.named(onnx, "--onnx")
         if not files:  # else the contenders' names are learned from the disk
             rows = bench.table_of([Path(bundle) for bundle in bundles])
             bench.choose(rows, [*contenders, *([baseline] if baseline else [])], "the contender")
-        bench.choose(bench.WORKLOADS, workloads, "the workload")
+        bench.choose_workloads(workloads)
+        bench.check_devices(devices)
+        per_hour = bench.read_prices(bench.named(prices, "--price"))
     except InputError as error:
         raise click.UsageError(str(error)) from None
+    if pages is not None:
+        bench.check_figures()  # before the measuring, not after it
+    if read is not None:
+        _show(bench, bench.read(read, per_hour), pages)
+        return
     with contextlib.ExitStack() as stack:
         # Before the measuring, not after it, is the time to learn that it cannot be written.
         stream = stack.enter_context(whole_file(output)) if output is not None else None
@@ -91,6 +126,7 @@ def command(
             peers=peers,
             contenders=contenders,
             workloads=workloads,
+            devices=devices,
             baseline=baseline,
             pythons=interpreters,
             onnx=files,
@@ -99,12 +135,19 @@ def command(
             settings=bench.Settings(**{name: value for name, value in settings.items() if value is not None}),
         )
         outcome = bench.run(plan, lambda line: click.echo(line, err=True))
-        report = bench.document(plan, outcome, ["torchless", *sys.argv[1:]])
+        report = bench.document(plan, outcome, ["torchless", *sys.argv[1:]], per_hour)
         if stream is not None:
             stream.write(bench.to_json(report).encode())
-    click.echo(bench.text_table(report))
+    _show(bench, report, pages)
     if any(row["status"] == "failed" for row in report["contenders"]):
         raise click.exceptions.Exit(1)
+
+
+def _show(bench: Any, report: dict[str, Any], pages: Path | None) -> None:
+    click.echo(bench.text_table(report))
+    if pages is not None:
+        files = bench.write_page(report, pages)
+        click.echo(f"{files[0]} and {len(files) - 1} figures", err=True)
 
 
 def _benchmark() -> Any:
@@ -116,4 +159,5 @@ def _benchmark() -> Any:
 def _show_list(bench: Any) -> None:
     click.echo("contenders\n" + bench.listing([(row.name, row.what) for row in bench.CONTENDERS]))
     click.echo("workloads\n" + bench.listing([(row.name, row.what) for row in bench.WORKLOADS]))
-    click.echo("targets\n" + bench.listing([(str(row), f"at least {row.at_least:g}x") for row in bench.TARGETS]))
+    click.echo("sets of workloads\n" + bench.listing(list(bench.SETS.items())))
+    click.echo("targets\n" + bench.listing([(str(row), row.wanted) for row in bench.TARGETS]))
