@@ -7,9 +7,10 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torchless.errors import InputError, InputTypeError
+from torchless.errors import InputError, InputTypeError, one_line
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -112,6 +113,29 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder or ".")
     except OSError:  # a zip file, or nothing at all
         return []
+
+
+def cuda_library_problem(folder: Path) -> str | None:
+    """Say why ONNX Runtime's CUDA provider, in its package's `folder`, cannot be loaded; None: it can, or who knows.
+
+    ONNX Runtime itself tells standard error alone, and goes on without.
+    """
+    if sys.platform != "linux":
+        return None
+    names = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
+    for name in names:
+        if not (folder / name).exists():
+            return f"{name} is missing in {folder}: `pip install --force-reinstall onnxruntime-gpu`"
+        try:
+            ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL if name == names[0] else ctypes.DEFAULT_MODE)
+        except OSError as error:
+            if match := re.match(r"(\S+): cannot open shared object file", str(error)):
+                return (
+                    f"{match[1]}, which {name} needs, is not found: `pip install torchless[gpu]` brings NVIDIA's "
+                    "libraries; those of the system have to be on LD_LIBRARY_PATH, in the same version of CUDA"
+                )
+            return f"{name} cannot be loaded: {one_line(str(error), 300)}"
+    return None
 
 
 def cuda_driver() -> tuple[int, str] | str:

@@ -11,7 +11,8 @@ import importlib
 import logging
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from torchless.devices import (
     Device,
     check_memory_limit,
     cuda_driver,
+    cuda_library_problem,
     cuda_options,
     gpu_package_installed,
     installed_runtimes,
@@ -44,6 +46,8 @@ logger = logging.getLogger("torchless")
 # exits. Read once, when ONNX Runtime is loaded: so it is said before anything here can load it. Whoever wants it may
 # say otherwise first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+_DEFAULT_SEVERITY = 2  # warnings
 
 Runner = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 
@@ -115,9 +119,10 @@ class Session:
                 raise ProviderError(cause)
             providers.insert(0, (CUDA_PROVIDER, cuda_options(device, gpu_mem_limit=limit, graphs=graphs)))
         try:
-            self._session = ort.InferenceSession(
-                source.model, options, providers, disabled_optimizers=set(disabled_optimizers), enable_fallback=0
-            )
+            with _quietly(ort, device.kind == "cuda"):
+                self._session = ort.InferenceSession(
+                    source.model, options, providers, disabled_optimizers=set(disabled_optimizers), enable_fallback=0
+                )
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             if is_out_of_memory(error):
                 raise ProviderError(
@@ -240,6 +245,12 @@ def cuda_problem(index: int) -> str | None:
     driver = cuda_driver()
     if isinstance(driver, str):
         return driver
+    built = cuda_build()
+    if built and int(driver[1].split(".")[0]) < int(built.split(".")[0]):
+        return (
+            f"the NVIDIA driver supports CUDA up to {driver[1]}, the installed onnxruntime-gpu is built for {built}: "
+            "update the driver"
+        )
     if index >= driver[0]:
         return f"cuda:{index}: the driver finds {driver[0]} GPU{'s' * (driver[0] != 1)}, numbered from 0"
     return probe_provider(CUDA_PROVIDER, {"device_id": str(index)})
@@ -252,11 +263,17 @@ def probe_provider(provider: str, options: Mapping[str, str] | None = None) -> s
         # Finds the CUDA and cuDNN libraries that pip installed; what it cannot find, the session's error names.
         with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
             ort.preload_dlls()
+        folder = Path(getattr(ort, "__file__", "")).parent / "capi"
+        if folder.is_dir() and (cause := cuda_library_problem(folder)):
+            return cause
     session_options = _options(ort, 1, PROFILES["throughput"])
     if provider != CPU_PROVIDER:
         session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(_PROBE, session_options, [(provider, dict(options or {}))], enable_fallback=0)
+        with _quietly(ort, provider == CUDA_PROVIDER):
+            session = ort.InferenceSession(
+                _PROBE, session_options, [(provider, dict(options or {}))], enable_fallback=0
+            )
         if session.get_providers()[0] != provider:
             return f"{provider} cannot be loaded: its libraries are missing or of another CUDA version"
         answer = session.run(None, {"x": np.ones(1, np.float32)})[0]
@@ -270,9 +287,32 @@ def available_providers() -> list[str]:
     return list(_onnxruntime().get_available_providers())
 
 
+def cuda_build() -> str | None:
+    """Return the version of CUDA that the installed ONNX Runtime is built for, "13.0"; None: for none."""
+    version = getattr(_onnxruntime(), "cuda_version", None)
+    return version if isinstance(version, str) and version[:1].isdecimal() else None
+
+
 def runtime_version() -> str:
     """Return ONNX Runtime's version."""
     return str(_onnxruntime().__version__)
+
+
+@contextlib.contextmanager
+def _quietly(ort: Any, cuda: bool) -> Iterator[None]:
+    """Keep what ONNX Runtime tells standard error of every CUDA session that it opens, good or bad.
+
+    Errors are raised; and that it finds no plugin beside the provider that it has (1.31) is nothing to tell anyone. The
+    logger is the process's own: it is set back to ONNX Runtime's default, since nobody can ask what it was.
+    """
+    if not cuda or not hasattr(ort, "set_default_logger_severity"):
+        yield
+        return
+    ort.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_DEFAULT_SEVERITY)
 
 
 def _onnxruntime() -> Any:

@@ -167,3 +167,53 @@ def test_no_cuda_driver(monkeypatch, platform, name):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert devices.cuda_driver() == (f"the NVIDIA driver's {name} cannot be loaded: no NVIDIA driver is installed here")
+
+
+SHARED, PROVIDER = "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"
+
+
+@pytest.fixture
+def provider(tmp_path, monkeypatch):
+    """Return a function that says what is wrong with a provider whose libraries load, or fail to, in these words."""
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def problem(files: tuple[str, ...] = (SHARED, PROVIDER), **errors: str) -> str | None:
+        for name in files:
+            (tmp_path / name).touch()
+
+        def load(path, mode):
+            name = path.rsplit("_", 1)[1].removesuffix(".so")
+            assert (mode == ctypes.RTLD_GLOBAL) is (name == "shared")
+            if name in errors:
+                raise OSError(errors[name])
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        return devices.cuda_library_problem(tmp_path)
+
+    return problem
+
+
+def test_a_provider_that_loads(provider):
+    assert provider() is None
+
+
+def test_a_library_that_the_provider_lacks(provider):
+    said = provider(cuda="libcublasLt.so.13: cannot open shared object file: No such file or directory")
+    assert said.startswith(
+        f"libcublasLt.so.13, which {PROVIDER} needs, is not found: `pip install torchless[gpu]` brings"
+    )
+
+
+def test_a_provider_that_does_not_load_for_another_reason(provider):
+    assert provider(cuda="undefined symbol: cublasX") == f"{PROVIDER} cannot be loaded: undefined symbol: cublasX"
+
+
+def test_a_provider_that_is_not_there(provider, tmp_path):
+    assert provider(files=(SHARED,)) == (
+        f"{PROVIDER} is missing in {tmp_path}: `pip install --force-reinstall onnxruntime-gpu`"
+    )
+
+
+def test_where_nobody_knows_the_loader(provider, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert provider(files=()) is None

@@ -413,6 +413,28 @@ def test_auto_falls_back_to_the_cpu_and_warns_once(fake_ort, system, cause):
     assert choose_device(Device("auto")) == CPU  # a second warning would be an error here
 
 
+def test_a_driver_that_is_too_old(fake_ort):
+    fake_ort(driver=(1, "12.8"))
+    session._onnxruntime().cuda_version = "13.0"
+    with pytest.raises(
+        ProviderError, match=r"driver supports CUDA up to 12\.8, the installed .* built for 13\.0: update"
+    ):
+        Session(ModelSource(b""), device=Device("cuda"), inputs=IDS, output=LOGITS, threads=1)
+    fake_ort(driver=(1, "13.0"))
+    session._onnxruntime().cuda_version = "13.2"  # of one major version any runs
+    assert cuda_problem(0) is None
+
+
+def test_opening_on_cuda_prints_nothing_and_the_logger_is_as_it_was(fake_ort):
+    levels: list[int] = []
+    fake_ort()
+    session._onnxruntime().set_default_logger_severity = levels.append
+    assert cuda_problem(0) is None
+    assert levels == [4, 2]
+    assert probe_provider(CPU_PROVIDER) is not None  # the fake is of CUDA
+    assert levels == [4, 2]
+
+
 def test_auto_says_nothing_where_only_the_cpu_package_is(fake_ort):
     fake_ort(cuda=False, packages={"onnxruntime": "1.32.0"})
     assert choose_device(Device("auto")) == CPU

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import click
@@ -15,6 +15,7 @@ from torchless.cli import options
 from torchless.cpu import features, usable_cpus
 from torchless.devices import CPU_PROVIDER, CUDA_PROVIDER, cuda_driver, installed_runtimes
 from torchless.errors import ProviderError
+from torchless.nvidia import cuda_versions, driver_version, gpus, library_packages
 
 # What `torchless export` needs for the architectures whose graphs it writes, and what for every other one.
 _EXPORT = ("onnx", "safetensors")
@@ -93,28 +94,56 @@ def _exporting() -> Iterator[_Finding]:
 
 def _providers() -> Iterator[_Finding]:
     # Imported here: that it cannot be imported is one of the findings.
-    from torchless.session import available_providers, cuda_problem, probe_provider, runtime_version
+    from torchless.session import available_providers, cuda_build, cuda_problem, probe_provider, runtime_version
 
     try:
         providers = available_providers()
         version = runtime_version()
     except ProviderError as error:
         yield _Finding(str(error), ok=False)
+        for name in sorted(installed_runtimes()):
+            # What is left where another wheel's files lay on top of it and were taken away with that.
+            yield _Finding(
+                f"{name} is installed, but not whole: pip install --force-reinstall --no-deps {name}", ok=False
+            )
         return
     yield _Finding(f"ONNX Runtime {version} imports; it was built with {', '.join(providers)}", ok=True)
     problem = probe_provider(CPU_PROVIDER)
     yield _Finding(f"{CPU_PROVIDER}: {problem or 'runs a node'}", ok=problem is None)
-    if CUDA_PROVIDER in providers:
-        driver = cuda_driver()
-        if not isinstance(driver, str):
-            yield _Finding(f"NVIDIA driver: {driver[0]} GPU{'s' * (driver[0] != 1)}, CUDA up to {driver[1]}", ok=True)
-        problem = cuda_problem(0)
-        yield _Finding(f"{CUDA_PROVIDER}: {problem or 'runs a node'}", ok=problem is None)
-    else:
+    driver = cuda_driver()
+    for number, gpu in enumerate(gpus()):
+        yield _Finding(
+            f"GPU {number}: {gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, "
+            f"{gpu.free / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB free"
+        )
+    if CUDA_PROVIDER not in providers:
         yield _Finding(
             "no CUDA provider in this package; for an NVIDIA GPU: "
             "pip uninstall -y onnxruntime, then pip install 'torchless[gpu]'"
         )
+        return
+    yield from _cuda(driver, cuda_build(), cuda_problem)
+
+
+def _cuda(
+    driver: tuple[int, str] | str, built: str | None, cuda_problem: Callable[[int], str | None]
+) -> Iterator[_Finding]:
+    """Yield what is there of CUDA, and of each GPU whether it runs a node."""
+    if not isinstance(driver, str):
+        yield _Finding(f"NVIDIA driver {driver_version() or 'of an unknown version'}, CUDA up to {driver[1]}", ok=True)
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(library_packages().items()))
+    yield _Finding(
+        f"built for CUDA {built or 'of an unknown version'}; NVIDIA's libraries from pip: {packages or 'none'}"
+    )
+    told = None
+    for index in range(1 if isinstance(driver, str) else driver[0]):
+        problem = cuda_problem(index)
+        if problem is not None and problem == told:  # what is wrong with all of them
+            continue
+        told = problem
+        versions = ", ".join(f"{name} {version}" for name, version in cuda_versions().items())
+        runs = f"runs a node on cuda:{index}" + (f" with {versions}" if versions else "")
+        yield _Finding(f"{CUDA_PROVIDER}: {problem or runs}", ok=problem is None)
 
 
 def _package(name: str, *, needed: bool) -> _Finding:
