@@ -1,6 +1,7 @@
 # make demo   set-up without PyTorch, and the main job: a checkpoint becomes a bundle, and the bundle answers
 # make test   set-up, lint, types, import contracts, and all tests
-# make bench  set-up, and torchless beside its peers on the sample, or on CHECKPOINT=directory; FLAGS=--targets, ...
+# make bench  set-up, and torchless beside its peers on the sample, or on CHECKPOINT=directory: bench/README.md
+# make image  what the Dockerfile does, step by step, where no engine is: its size, and an answer
 PYTHON ?= python3
 SAMPLE := tests/assets/sst2-tiny
 PIP := -m pip --disable-pip-version-check install --quiet -c constraints.txt
@@ -9,10 +10,11 @@ PIP5 := -m pip --disable-pip-version-check install --quiet -c constraints-transf
 PYTEST_THERE := TORCHLESS_TEST_BUNDLE=$(CURDIR)/.cache/bundle TORCHLESS_TEST_FEATURES_BUNDLE=$(CURDIR)/.cache/features \
 	bin/pytest -q -c ../pyproject.toml --rootdir .. -p no:cacheprovider
 CHECKPOINT ?= $(SAMPLE)
+WORKLOADS ?= standard
 FLAGS ?=
-PEERS := .cache/bench/$(notdir $(CHECKPOINT:/=))
+PEERS ?= .cache/bench/$(notdir $(CHECKPOINT:/=))
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench image clean
 
 demo: .venv/.ready
 	rm -rf demo && mkdir demo
@@ -42,11 +44,17 @@ test: lint .venv-dev/.ready .venv/.test .venv-lean/.ready .venv-transformers5/.r
 	cd .venv-transformers5 && $(PYTEST_THERE) ../tests/runtime ../tests/contract $(addprefix ../tests/export/,graph reference tokenizer)
 
 # The peers' models stay as they are; the bundle is exported again, since it is this source that is measured.
-bench: .venv-dev/.ready .venv/.ready
+bench: .venv-bench/.ready .venv/.ready .venv-transformers5/.transformers
 	rm -rf $(PEERS)/bundle
-	.venv-dev/bin/python -m torchless_bench.prepare $(CHECKPOINT) $(PEERS)
-	.venv-dev/bin/torchless bench $(PEERS)/bundle --peers $(PEERS) --output $(PEERS)/bench.json \
-		--python torchless-export=.venv/bin/python --python optimum-export=.venv-dev/bin/python $(FLAGS)
+	.venv-bench/bin/python -m torchless_bench.prepare $(CHECKPOINT) $(PEERS)
+	.venv-bench/bin/torchless bench $(PEERS)/bundle --peers $(PEERS) --workloads $(WORKLOADS) --rounds 3 \
+		--output $(PEERS)/bench.json --report $(PEERS)/report \
+		--python torchless-export=.venv/bin/python --python transformers5=.venv-transformers5/bin/python $(FLAGS)
+
+image: .venv/.ready
+	rm -rf .cache/image && mkdir -p .cache/image
+	.venv/bin/torchless export $(CHECKPOINT) .cache/image/bundle --min-agreement 0
+	.venv/bin/python tools/image.py .cache/image/bundle .cache/image/stages
 
 # What a user who exports has: no PyTorch, no transformers.
 .venv/.ready: pyproject.toml constraints.txt
@@ -64,7 +72,14 @@ bench: .venv-dev/.ready .venv/.ready
 .venv-dev/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python $(PIP) "pip>=25.1"
-	.venv-dev/bin/python $(PIP) -e ".[cpu,optimum]" --group dev
+	.venv-dev/bin/python $(PIP) -e ".[cpu,optimum,bench]" --group dev
+	touch $@
+
+# What torchless is compared with; transformers 5 has an environment of its own.
+.venv-bench/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python $(PIP) "pip>=25.1"
+	.venv-bench/bin/python $(PIP) -e ".[cpu,optimum,bench]" --group peers
 	touch $@
 
 dist/.built: .venv/.ready $(shell find runtime export bench -name '*.py')
@@ -94,4 +109,4 @@ dist/.built: .venv/.ready $(shell find runtime export bench -name '*.py')
 	touch $@
 
 clean:
-	rm -rf .venv .venv-dev .venv-lean .venv-transformers5 .cache demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-dev .venv-bench .venv-lean .venv-transformers5 .cache demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

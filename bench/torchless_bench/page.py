@@ -20,17 +20,19 @@ from torchless_bench.table import (
     number,
     target_rows,
 )
+from torchless_bench.workloads import counted
 
 _STYLE = """
 :root { color: #1a1a1a; background: #fff; font: 15px/1.5 system-ui, "Liberation Sans", Arial, sans-serif; }
 body { max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
 p, figcaption { max-width: 46rem; } .about, figcaption, .note { color: #555; } figcaption { margin-top: .2rem; }
-figure { margin: 1.6rem 0 2.2rem; } figure h3 { font-size: 1.02rem; margin: 0 0 .4rem; }
+figure { margin: 1.6rem 0 2.6rem; }
 img { width: 100%; max-width: 52rem; height: auto; display: block; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
-th, td { padding: .28rem .8rem .28rem 0; text-align: right; vertical-align: top; white-space: nowrap; }
+th, td { padding: .28rem .8rem .28rem 0; text-align: right; vertical-align: top; }
+td { white-space: nowrap; } th { vertical-align: bottom; }
 th { border-bottom: 1.5px solid #1a1a1a; font-weight: 600; } td { border-bottom: 1px solid #e4e4e4; }
 th:first-child, td:first-child, .text { text-align: left; } .own td { font-weight: 600; }
 .reason { white-space: normal; min-width: 14rem; text-align: left; }
@@ -87,9 +89,10 @@ def _heading(report: Mapping[str, Any]) -> str:
     machine, settings = report["machine"], report["settings"]
     memory = f", {machine['memory_bytes'] / 1e9:.0f} GB" if machine["memory_bytes"] else ""
     features = ", ".join(machine["features"]) or "no known features for int8"
+    how = f"{counted(settings['threads'], 'thread')} and {counted(settings['rounds'], 'round')} of each"
     about = (
         f"{machine['cpu']} ({features}), {machine['usable_cpus']} CPUs{memory}, {machine['system']}. "
-        f"{report['created']}; {settings['threads']} threads and {settings['rounds']} rounds of each."
+        f"{report['created']}; {how}."
     )
     return (
         f'<h1>torchless, measured</h1>\n<p class="about">{escape(about)}</p>\n'
@@ -117,7 +120,7 @@ def _overview(report: Mapping[str, Any]) -> str:
 def _figure(plot: Plot, png: bytes) -> str:
     data = base64.b64encode(png).decode()
     return (
-        f'<figure id="{plot.name}"><h3>{escape(plot.title)}</h3>\n'
+        f'<figure id="{plot.name}">\n'
         f'<img alt="{escape(plot.title)}: {escape(plot.caption)}" src="data:image/png;base64,{data}">\n'
         f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
     )

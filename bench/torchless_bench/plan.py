@@ -194,7 +194,8 @@ def make_plan(
         texts: a file of texts, as `torchless run` reads it, for the workload `texts`.
         devices: "cpu", "cuda", "cuda:1", ...: whose contenders take part, on the grid of batches and lengths where
             no workloads are named; none: those of the CPU, and torchless on a GPU.
-        targets: measure what the table of targets needs, and judge it; `contenders` and `workloads` only narrow it.
+        targets: judge those of the table's targets that are measured; where no workloads are named, measure what the
+            targets speak of and no more.
         settings: how.
         table: the contenders there are.
 
@@ -213,15 +214,16 @@ def make_plan(
     choose(rows, [baseline] if baseline else [], "the baseline")
     _check_pythons(pythons or {}, rows)
     judged = _narrowed(wanted or rows, tasks or WORKLOADS) if targets else ()
-    if targets:
+    narrow = targets and not tasks
+    if narrow:
         named_there = {name for target in judged for name in (target.contender, target.against)}
-        spoken_of = {target.workload for target in judged}
+        judged_on = {target.workload for target in judged}
         to_the_limit = LEAST in named_there
         rows = tuple(
             row for row in rows
             if row.name in named_there or (to_the_limit and row.family == "limits" and row.device == "cpu")
         )  # fmt: skip
-        tasks = tuple(task for task in WORKLOADS if task.name in spoken_of or (to_the_limit and LIMITS in task.sets))
+        tasks = tuple(task for task in WORKLOADS if task.name in judged_on or (to_the_limit and LIMITS in task.sets))
     else:
         rows = wanted or tuple(
             row for row in rows if (row.role == "bundle" or row.model or peers) and _is_on(row, devices)
@@ -239,7 +241,8 @@ def make_plan(
     for task in tasks:
         try:
             inputs.arguments(task)
-            comparisons.append(_comparison(task, present, [t for t in judged if t.workload == task.name], baseline))
+            spoken_of = [target for target in judged if narrow and target.workload == task.name]
+            comparisons.append(_comparison(task, present, spoken_of, baseline))
         except InputError as error:
             left_out[task.name] = str(error)
     if not comparisons:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torchless.errors import InputError
+from torchless_bench.workloads import counted
 
 _DPI = 160
-_INK, _FAINT = "#1a1a1a", "#d9d9d9"
+_LINE_HEIGHT = 11.5  # points
+_INK, _PALE, _FAINT = "#1a1a1a", "#5a5a5a", "#d9d9d9"
 _COLOURS = {
     "torchless": "#0072b2",
     "bare": "#e69f00",
@@ -66,12 +69,16 @@ def figures(report: Mapping[str, Any]) -> list[tuple[Plot, bytes]]:
     check()
     figure_class = importlib.import_module("matplotlib.figure").Figure
     rc_context = importlib.import_module("matplotlib").rc_context
+    machine, settings = report["machine"], report["settings"]
+    where = f"{machine['cpu']}, {counted(settings['threads'], 'thread')}, {report['created'][:10]}"
     found = []
     with rc_context(_STYLE):
         for plot in PLOTS:
             figure = figure_class(figsize=(8.2, 4.8), layout="constrained")
             axes = figure.add_subplot()
             if plot.draw(report, axes):
+                axes.set_title(plot.title, loc="left", fontweight="bold", pad=22)
+                axes.text(0, 1.03, where, transform=axes.transAxes, fontsize=8, color=_PALE)
                 file = io.BytesIO()
                 figure.savefig(file, format="png", dpi=_DPI)
                 found.append((plot, file.getvalue()))
@@ -124,7 +131,7 @@ def _lines(axes: Any, series: Series) -> bool:
             *zip(*points, strict=True), color=colour(name), linestyle=_STYLES.get(name.rpartition("-")[2], "-"),
             linewidth=2.6 if own else 1.3, marker="o", markersize=4.5 if own else 3, zorder=3 if own else 2,
         )  # fmt: skip
-    _names_at_the_end(axes, {name: points[-1] for name, points in series.items()})
+    _names_at_the_end(axes, {name: (*points[-1], colour(name)) for name, points in series.items()})
     return True
 
 
@@ -140,23 +147,18 @@ def _round_ticks(values: Sequence[float]) -> tuple[list[float], list[str]]:
     return ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks]
 
 
-def _names_at_the_end(axes: Any, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name right of its line's end, moved apart where they would lie on each other."""
-    figure = axes.figure
-    figure.canvas.draw()  # the transforms are final only then
-    height = axes.get_window_extent().height
-    gap = 11.5 * figure.dpi / 72 / height
-    spots = []
-    for name, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
-        place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
-        spots.append((name, place[0], place[1]))
-    for name, y, (_, x, end) in zip(
-        [spot[0] for spot in spots], spread_apart([spot[2] for spot in spots], gap), spots, strict=True
-    ):
+def _names_at_the_end(axes: Any, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Write each name right of its line's end (x, y, colour), moved apart where they would lie on each other."""
+    axes.figure.draw_without_rendering()  # the transforms are final only then
+    gap = _LINE_HEIGHT * axes.figure.dpi / 72 / axes.get_window_extent().height
+    into_axes = axes.transData + axes.transAxes.inverted()
+    spots = sorted((*into_axes.transform((x, y))[::-1], name, hue) for name, (x, y, hue) in ends.items())
+    for place, (y, x, name, hue) in zip(spread_apart([spot[0] for spot in spots], gap), spots, strict=True):
         axes.annotate(
-            name, (x, end), (1.03, y), "axes fraction", "axes fraction", color=colour(name), va="center", fontsize=8.5,
+            name, (x, y), (1.04, place), "axes fraction", "axes fraction", color=hue, va="center", fontsize=8.5,
             fontweight="bold" if name.startswith("torchless") else "normal", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": hue, "linewidth": 0.5, "alpha": 0.5, "shrinkA": 2, "shrinkB": 4,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -191,6 +193,7 @@ def _bars(axes: Any, values: Sequence[tuple[str, float]], label: str, show: str)
     axes.set_xlabel(label)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, max(sizes) * 1.13)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     return True
 
 
@@ -244,11 +247,16 @@ def _threads(report: Mapping[str, Any], axes: Any) -> bool:
     return _lines(axes, {name: sorted(points) for name, points in found.items()})
 
 
+# Few enough to be told apart.
+_ON_THE_ROOFLINE = ("text16", "text128", "text512", "texts", "1x16", "32x32", "32x512")
+
+
 def _roofline(report: Mapping[str, Any], axes: Any) -> bool:
     """Operations a second against operations for each byte of weights: the roofs, and what torchless reaches."""
     limits = report["limits"]
     rates = limits["rates"].get("cpu", {})
-    points = [row for row in limits["reached"] if row["contender"] in ("torchless-int8", "torchless-fp32")]
+    own = [row for row in limits["reached"] if row["contender"] in ("torchless-int8", "torchless-fp32")]
+    points = [row for row in own if row["workload"] in _ON_THE_ROOFLINE]
     if "memory" not in rates or not points:
         return False
     intensities = [sum(row["operations"].values()) / row["bytes"] for row in points]
@@ -261,8 +269,9 @@ def _roofline(report: Mapping[str, Any], axes: Any) -> bool:
         reached.append(y)
         axes.plot(x, y, "o", color=_ROOFS[row["precision"]], markersize=5.5, zorder=3)
         axes.annotate(
-            row["workload"], (x, y), (5, -9), textcoords="offset points", fontsize=7.5, color=_ROOFS[row["precision"]]
-        )
+            f"{row['workload']} {row['share']:.0%}", (x, y), (6, -9), textcoords="offset points", fontsize=8,
+            color=_ROOFS[row["precision"]],
+        )  # fmt: skip
     for precision in sorted({row["precision"] for row in points} & set(rates)):
         corner = rates[precision] / rates["memory"]
         xs = [ends[0], *([corner] if ends[0] < corner < ends[1] else []), ends[1]]
@@ -273,12 +282,13 @@ def _roofline(report: Mapping[str, Any], axes: Any) -> bool:
             ha="right", color=_ROOFS[precision], fontweight="bold",
         )  # fmt: skip
         reached += ys
-    axes.set_xticks(*_round_ticks(ends))
+    tens = [tick for tick in _round_ticks(ends)[0] if math.log10(tick).is_integer()]
+    axes.set_xticks(tens, [f"{tick:,.0f}" for tick in tens])
     axes.set_yticks(*_round_ticks(reached))
     axes.minorticks_off()
     axes.set(
         xlabel=f"operations for each byte of weights, which are read at {1e-9 * rates['memory']:.0f} GB/s",
-        ylabel="useful operations per second, 10⁹",
+        ylabel="operations that the answer needs, Gop/s",
     )
     return True
 
@@ -292,19 +302,18 @@ def _devices(report: Mapping[str, Any], axes: Any) -> bool:
             found.setdefault((kind, cell["tokens"]), []).append((cell["rows"], best["texts_per_second"]))
     if not found:
         return False
+    names = {"cpu": "CPU", "cuda": "GPU"}
+    lines = {f"{names[kind]}, {tokens} tokens": points for (kind, tokens), points in sorted(found.items())}
+    hues = {f"{names[kind]}, {tokens} tokens": colours[kind] for kind, tokens in found}
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    ticks = sorted({rows for points in found.values() for rows, _ in points})
+    ticks = sorted({rows for points in lines.values() for rows, _ in points})
     axes.set_xticks(ticks, [f"{rows:g}" for rows in ticks])
-    axes.set_yticks(*_round_ticks([rate for points in found.values() for _, rate in points]))
+    axes.set_yticks(*_round_ticks([rate for points in lines.values() for _, rate in points]))
     axes.minorticks_off()
-    names = {"cpu": "CPU", "cuda": "GPU"}
-    for (kind, tokens), points in sorted(found.items()):
-        axes.plot(*zip(*sorted(points), strict=True), color=colours[kind], marker="o", markersize=4)
-        axes.annotate(
-            f"{names[kind]}, {tokens} tokens", max(points), (6, 0), textcoords="offset points", va="center",
-            fontsize=8.5, color=colours[kind], annotation_clip=False,
-        )  # fmt: skip
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), color=hues[name], marker="o", markersize=4)
+    _names_at_the_end(axes, {name: (*max(points), hues[name]) for name, points in lines.items()})
     axes.set(xlabel="texts in a batch", ylabel="texts per second, forward pass")
     return True
 
@@ -348,7 +357,8 @@ PLOTS = (
     Plot(
         "roofline", "What the machine allows",
         "Lines: what ONNX Runtime reaches on this machine, limited by reading weights (rising) or by products (level). "
-        "Points: what torchless makes of it, counting only the arithmetic that the answer needs.", _roofline,
+        "Points: what torchless makes of it, and the share of the least time, counting only the arithmetic that the "
+        "answer needs.", _roofline,
     ),
 )  # fmt: skip
 """The figures, in their order on the page."""
