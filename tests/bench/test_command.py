@@ -105,7 +105,7 @@ def test_list() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give a bundle, or --list"),
+        ([], "give a bundle, --read or --list"),
         (["b", "--contenders", "tensorflow"], "'tensorflow' is unknown, wanted torchless-fp32"),
         (["b", "--baseline", "tensorflow"], "'tensorflow' is unknown"),
         (["b", "--workloads", "1x17"], "'1x17' is unknown"),
