@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchless.errors import InputError, InputTypeError, warn_once
-from torchless.tokenization import TextInput, Tokenizer, Truncation
+
+if TYPE_CHECKING:  # which would import the tokenizers library
+    from torchless.tokenization import TextInput, Tokenizer, Truncation
 
 
 class _Default(int):
