@@ -102,7 +102,7 @@ class Pipeline(Flow):
                 f"{bundle.path}: variant {self.variant} gives {graph.output.name} {list(graph.output.axes)}, "
                 f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
             )
-        self._profile = find_profile(profile)
+        self._profile = find_profile(profile, opening.device.kind)
         self._batch_size = check_count("batch_size", batch_size)
         self._device = opening.device
         self._opening = threading.Lock()
