@@ -212,6 +212,17 @@ def check_count(name: str, count: Any) -> int | None:
     return count
 
 
+def keeps_errors(on_error: Any) -> bool:
+    """Read `on_error`: whether an error is returned in the place of the answer that it prevents.
+
+    Raises:
+        InputError: neither "raise" nor "return".
+    """
+    if on_error not in ("raise", "return"):
+        raise InputError(f"on_error is {on_error!r}, wanted 'raise' or 'return'")
+    return bool(on_error == "return")
+
+
 def _which(index: int | None) -> str:
     return "the input" if index is None else f"input {index}"
 
