@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,3 +39,34 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: in
             yield take()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class Begun(Generic[Result]):
+    """What `function` gives, computed on a thread from now on."""
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._outcome: list[Result] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, args=(function,), name="torchless-begun")
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is ending and starts no thread any more
+            self._work(function)
+
+    def _work(self, function: Callable[[], Result]) -> None:
+        try:
+            self._outcome.append(function())
+        except BaseException as error:  # raised where the result is asked for
+            self._error = error
+
+    def wait(self) -> None:
+        """Return when it is done, well or not."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def result(self) -> Result:
+        """Wait for it; raises what `function` raised."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._outcome[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from torchless.parallel import ahead
+from torchless.parallel import Begun, ahead
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -85,3 +85,26 @@ def test_without_threads_the_caller_does_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", refuse)
     names = list(ahead(lambda _: threading.current_thread().name, range(9), 2))
     assert names == [threading.current_thread().name] * 9
+
+
+class TestBegun:
+    def test_it_is_under_way_before_it_is_asked_for(self) -> None:
+        done = threading.Event()
+        begun = Begun(lambda: done.set() or threading.current_thread().name)
+        assert done.wait(30)
+        assert begun.result() == begun.result() == "torchless-begun"
+
+    def test_an_error_is_raised_where_the_result_is_asked_for(self) -> None:
+        begun = Begun(lambda: 1 // 0)
+        begun.wait()
+        with pytest.raises(ZeroDivisionError):
+            begun.result()
+
+    def test_without_threads_it_is_done_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        begun = Begun(lambda: threading.current_thread())
+        begun.wait()
+        assert begun.result() is threading.current_thread()

@@ -61,7 +61,7 @@ def test_what_the_hub_gives_is_tried_unless_trusted(
 ) -> None:
     tried: list[Any] = []
     monkeypatch.setattr(hub, "fetch", lambda *arguments: sample_bundle)
-    monkeypatch.setattr("torchless.pipelines.base.probe", lambda *arguments: tried.append(arguments))
+    monkeypatch.setattr("torchless.probe.probe", lambda *arguments: tried.append(arguments))
     torchless.pipeline(model="somebody/something", device="cpu", variant="fp32", trust=trust)
     assert [variant for _, variant, _ in tried] == ([] if trust else ["fp32"])
 

@@ -13,6 +13,7 @@ from torchless.profiles import PROFILES, find_profile
 @pytest.mark.parametrize("name", sorted(PROFILES))
 def test_a_profile_is_found_by_its_name(name: str) -> None:
     assert find_profile(name).name == name
+    assert find_profile(name, "cuda").name == "latency"
 
 
 @pytest.mark.parametrize("name", ["fast", "", None, ["latency"]])

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from torchless.batching import split_rows
 from torchless.bundle import Bundle
-from torchless.devices import parse_device
 from torchless.errors import BundleError, InferenceError, ProviderError
 from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
@@ -22,11 +21,10 @@ from torchless.parallel import ahead
 from torchless.pipelines.collation import Arrays
 from torchless.pipelines.flow import Flow
 from torchless.pipelines.inputs import TokenizerArguments, check_count, read_texts, read_tokenizer_arguments
+from torchless.pipelines.opening import Opening, open_session
 from torchless.pipelines.tasks import find_task
-from torchless.pipelines.variants import choose_variant
-from torchless.probe import probe
 from torchless.profiles import find_profile
-from torchless.session import Session, choose_device
+from torchless.session import Session
 from torchless.tokenization import TextInput, Tokenizer
 
 logger = logging.getLogger("torchless")
@@ -67,8 +65,11 @@ class Pipeline(Flow):
         profile: str = "latency",
         gpu_mem_limit: int | None = None,
         tokenizer_arguments: Mapping[str, Any] | None = None,
+        opening: Opening | None = None,
     ) -> None:
         """Open the bundle's tokenizer and one of its graphs; `torchless.pipeline` is the usual way here.
+
+        `opening` is the graph's, where it was begun already with the same arguments.
 
         Raises:
             BundleError: a file is not what the manifest says, or two of them do not fit each other.
@@ -76,7 +77,10 @@ class Pipeline(Flow):
             InputError: an argument is none that exists.
         """
         manifest = bundle.manifest
-        chosen = choose_device(parse_device(device))
+        if opening is None:
+            opening = Opening(
+                bundle, device=device, variant=variant, threads=threads, profile=profile, gpu_mem_limit=gpu_mem_limit
+            )
         self._options: dict[str, Any] = {
             "device": device,
             "variant": variant,
@@ -90,7 +94,7 @@ class Pipeline(Flow):
         self.bundle: Path = bundle.path
         self.labels: tuple[str, ...] = manifest.labels
         self.max_length: int | None = manifest.tokenizer.max_length
-        self.variant = choose_variant(manifest.variants, chosen, variant)
+        self.variant = opening.variant
         graph = manifest.variants[self.variant]
         task = find_task(self.task)
         if (graph.output.name, graph.output.axes) != (task.output, task.axes):
@@ -98,20 +102,21 @@ class Pipeline(Flow):
                 f"{bundle.path}: variant {self.variant} gives {graph.output.name} {list(graph.output.axes)}, "
                 f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
             )
-        self._profile = find_profile(profile)
+        self._profile = find_profile(profile, opening.device.kind)
         self._batch_size = check_count("batch_size", batch_size)
-        if not bundle.trusted:
-            probe(bundle, self.variant, chosen)
-        self._tokenizer = Tokenizer(
-            bundle.read("tokenizer.json"), manifest.tokenizer, str(bundle.path / "tokenizer.json")
-        )
-        # The defaults that were given for every call; checked now, so that a mistake shows at once.
-        self._tokenizer_arguments = dict(tokenizer_arguments or {})
-        read_tokenizer_arguments(self._tokenizer, self._tokenizer_arguments)
-        self._device = chosen
+        self._device = opening.device
         self._opening = threading.Lock()
         watch(self)
-        self._session: Session | None = self._open_session()
+        try:
+            self._tokenizer = Tokenizer(
+                bundle.read("tokenizer.json"), manifest.tokenizer, str(bundle.path / "tokenizer.json")
+            )
+            # The defaults that were given for every call; checked now, so that a mistake shows at once.
+            self._tokenizer_arguments = dict(tokenizer_arguments or {})
+            read_tokenizer_arguments(self._tokenizer, self._tokenizer_arguments)
+        finally:
+            opening.wait()
+        self._session: Session | None = opening.session()
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
         self._workers = self._session.concurrency
@@ -203,23 +208,6 @@ class Pipeline(Flow):
     def _closed(self) -> InferenceError:
         return InferenceError(f"{self.bundle}: this pipeline is closed; open another with torchless.pipeline")
 
-    def _open_session(self) -> Session:
-        graph = self._source.manifest.variants[self.variant]
-        with self._source.model(self.variant) as model:
-            return Session(
-                model,
-                device=self._device,
-                inputs=graph.inputs,
-                output=graph.output,
-                threads=self._options["threads"],
-                profile=self._options["profile"],
-                disabled_optimizers=graph.disabled_optimizers,
-                gpu_mem_limit=self._options["gpu_mem_limit"],
-                # A session that may record runs one batch at a time: for one caller's latency, not for many callers.
-                graphs=graph.cuda_graphs and self._options["profile"] == "latency",
-                longest=self._tokenizer.spec.position_limit,
-            )
-
     def _open_own(self) -> Session:
         """Open this process's own session in place of the one it was forked with; once, however many threads ask."""
         with self._opening:
@@ -232,7 +220,14 @@ class Pipeline(Flow):
                         f"{self._device}: CUDA does not work in a process forked from one that used it; start "
                         "workers with multiprocessing's 'spawn' or 'forkserver'"
                     )
-                self._session = session = self._open_session()
+                self._session = session = open_session(
+                    self._source,
+                    self.variant,
+                    device=self._device,
+                    threads=self._options["threads"],
+                    profile=self._options["profile"],
+                    gpu_mem_limit=self._options["gpu_mem_limit"],
+                )
             return session
 
     def _arguments(self, given: Mapping[str, Any]) -> TokenizerArguments:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchless import hub, hub_layout
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, CheckpointError, InputError, InputTypeError, warn_once
 from torchless.manifest import MANIFEST_NAME
-from torchless.pipelines.base import Pipeline
 from torchless.pipelines.inputs import DEFAULT_TOP_K
+from torchless.pipelines.opening import Opening
 from torchless.pipelines.tasks import find_task
+
+if TYPE_CHECKING:
+    from torchless.pipelines.base import Pipeline
 
 # Arguments of transformers' pipeline (4.57.6 and 5.23.0) that say how PyTorch should do it.
 _OF_TRANSFORMERS = frozenset(
@@ -109,6 +111,10 @@ def pipeline(
         special["top_k"] = top_k
     if function_to_apply is not None:
         special["function_to_apply"] = function_to_apply
+    # Before the pipeline's module is imported, which takes as long as a model of 70 MB does.
+    opening = Opening(
+        bundle, device=device, variant=variant, threads=threads, profile=profile, gpu_mem_limit=gpu_mem_limit
+    )
     return found.load()(
         bundle,
         device=device,
@@ -118,6 +124,7 @@ def pipeline(
         profile=profile,
         gpu_mem_limit=gpu_mem_limit,
         tokenizer_arguments=arguments,
+        opening=opening,
         **special,
     )
 
@@ -135,6 +142,8 @@ def open_bundle(
     # os.path, not Path: a name too long or with a NUL byte is one that does not exist.
     if os.path.isdir(name):
         return _open_directory(Path(name), name, trust=trust)
+    from torchless import hub, hub_layout
+
     exists = os.path.exists(name)
     if exists or not hub.is_repository(name):
         raise BundleError(f"{name}: {'not a directory' if exists else 'no such directory'}; "
@@ -157,6 +166,8 @@ def _open_directory(folder: Path, name: str, *, trust: bool, local: bool = True)
     if (folder / MANIFEST_NAME).exists():
         # Anybody can write a manifest. Who put this one on the local disk may well do more than that.
         return Bundle.open(folder, trusted=trust or local)
+    from torchless import hub_layout
+
     files = list(hub_layout.files_below(folder))
     if hub_layout.find_variants(files):
         return hub_layout.open_unverified(folder, trust=trust)

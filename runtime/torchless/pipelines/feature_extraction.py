@@ -12,7 +12,7 @@ from torchless.bundle import Bundle
 from torchless.errors import InputError, warn_once
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.flow import Batch, Call
-from torchless.pipelines.inputs import check_count
+from torchless.pipelines.inputs import check_count, keeps_errors
 from torchless.postprocess import POOLINGS, check_finite, choose_pooling, normalize_rows
 
 Float32 = NDArray[np.float32]
@@ -59,6 +59,7 @@ class FeatureExtractionPipeline(Pipeline):
         tokenize_kwargs: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         window: int | None = None,
+        on_error: str = "raise",
         **tokenizer_arguments: Any,
     ) -> Any:
         """Return the hidden states; the shape of the answer follows that of the input, as in transformers.
@@ -76,6 +77,8 @@ class FeatureExtractionPipeline(Pipeline):
             tokenize_kwargs: tokenizer arguments, as transformers' pipeline takes them for this task.
             batch_size: the most texts in a batch; None: packed by length.
             window: of an iterator, the texts read ahead and sorted by length among themselves; None: one batch.
+            on_error: "return": a text that cannot be answered has its error, an object, in the place of its answer,
+                and the others are answered. A list then gives a list, with `pooling` too: of arrays (1, hidden).
             tokenizer_arguments: the same as `tokenize_kwargs`; `truncation`, `max_length`, ...
 
         Raises:
@@ -90,8 +93,10 @@ class FeatureExtractionPipeline(Pipeline):
             return self._finish(self._texts(batch), as_arrays, pooling, normalize)
 
         size = check_count("batch_size", batch_size) or self._batch_size
-        answer = self._respond(inputs, Call(finish, arguments, size, check_count("window", window)))
-        if pooling is not None and isinstance(answer, list):
+        keep_errors = keeps_errors(on_error)
+        call = Call(finish, arguments, size, check_count("window", window), keep_errors=keep_errors)
+        answer = self._respond(inputs, call)
+        if pooling is not None and isinstance(answer, list) and not keep_errors:
             return np.concatenate(answer) if answer else np.empty((0, self._width()), np.float32)
         return answer
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchless.errors import InputError, InputTypeError, warn_once
-from torchless.tokenization import TextInput, Tokenizer, Truncation
+
+if TYPE_CHECKING:  # which would import the tokenizers library
+    from torchless.tokenization import TextInput, Tokenizer, Truncation
 
 
 class _Default(int):
@@ -208,6 +210,17 @@ def check_count(name: str, count: Any) -> int | None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(f"{name} is {count!r}, wanted a whole number from 1, or None to choose by length")
     return count
+
+
+def keeps_errors(on_error: Any) -> bool:
+    """Read `on_error`: whether an error is returned in the place of the answer that it prevents.
+
+    Raises:
+        InputError: neither "raise" nor "return".
+    """
+    if on_error not in ("raise", "return"):
+        raise InputError(f"on_error is {on_error!r}, wanted 'raise' or 'return'")
+    return bool(on_error == "return")
 
 
 def _which(index: int | None) -> str:

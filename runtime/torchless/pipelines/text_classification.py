@@ -15,7 +15,7 @@ from torchless.errors import BundleError, InputError, InputTypeError, warn_once
 from torchless.explanation import Explanation
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.flow import Batch, Call
-from torchless.pipelines.inputs import DEFAULT_TOP_K, check_count, read_texts
+from torchless.pipelines.inputs import DEFAULT_TOP_K, check_count, keeps_errors, read_texts
 from torchless.postprocess import check_finite, check_top_k, choose_function, name_scores, rank
 from torchless.tokenization import TextInput
 
@@ -74,6 +74,7 @@ class TextClassificationPipeline(Pipeline):
         window: int | None = None,
         text_pair: str | None = None,
         return_all_scores: bool | None = None,
+        on_error: str = "raise",
         **tokenizer_arguments: Any,
     ) -> Any:
         """Classify; the shape of the answer follows that of the input, as in transformers.
@@ -91,6 +92,8 @@ class TextClassificationPipeline(Pipeline):
             text_pair: the second text of every pair whose first is given alone.
             return_all_scores: of transformers before 5, with a warning: True gives all labels in the model's order,
                 False the best one.
+            on_error: "return": a text that cannot be answered has its error, an object, in the place of its answer,
+                and the others are answered; a batch that the graph fails on fails for its texts alone.
             tokenizer_arguments: `truncation`, `max_length`, `padding`, ... as transformers' tokenizers take them.
 
         Raises:
@@ -107,6 +110,7 @@ class TextClassificationPipeline(Pipeline):
             check_count("batch_size", batch_size) or self._batch_size,
             check_count("window", window),
             text_pair,
+            keeps_errors(on_error),
         )
         answer = self._respond(inputs, call)
         # transformers wraps the answer to one string unless this very call names top_k.

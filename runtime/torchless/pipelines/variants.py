@@ -37,6 +37,14 @@ def choose_variant(variants: Mapping[str, Variant], device: Device, name: str | 
     )
 
 
+def likely_variant(variants: Mapping[str, Variant], device: Device, name: str | None) -> str | None:
+    """Return what `choose_variant` gives where "auto" turns out to be the CPU; None: an error."""
+    try:
+        return choose_variant(variants, Device("cpu") if device.kind == "auto" else device, name)
+    except (InputError, ProviderError):
+        return None
+
+
 def _suits(variant: Variant, device: Device) -> bool:
     if variant.device not in ("any", device.kind):
         return False

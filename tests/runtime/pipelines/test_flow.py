@@ -110,3 +110,10 @@ def test_windows_are_tokenized_while_others_run(pipe: Pipeline, monkeypatch: pyt
     wanted = [pipe(text)[0] for text in TEXTS]
     for answer, one in zip(pipe(TEXTS), wanted, strict=True):
         assert answer == pytest.approx(one, abs=1e-5)
+
+
+def test_a_text_of_megabytes_is_cut(pipe: Pipeline) -> None:
+    text = "a dull film " * 200_000
+    assert pipe(text, truncation=True) == pipe(text[:6000], truncation=True)
+    pair = pipe({"text": text, "text_pair": text}, truncation=True)
+    assert pair == pipe({"text": text[:6000], "text_pair": text[:6000]}, truncation=True)
