@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from torchless.errors import InferenceError, InputError, InputTypeError, UnknownFunctionError
-from torchless.postprocess import check_finite, check_top_k, choose_function, identity, rank, sigmoid, softmax
+from torchless.postprocess import (
+    check_finite,
+    check_top_k,
+    choose_function,
+    choose_pooling,
+    identity,
+    name_scores,
+    normalize_rows,
+    rank,
+    sigmoid,
+    softmax,
+)
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 6))
 LOGITS = hnp.arrays(np.float32, SHAPES, elements=st.floats(-1e4, 1e4, width=32))
@@ -119,3 +130,53 @@ def test_rank_is_a_stable_sort_best_first(scores, top_k):
         pairs = [{"label": label, "score": score} for label, score in zip(labels, row, strict=True)]
         assert answers == sorted(pairs, key=lambda pair: pair["score"], reverse=True)[:top_k]
         assert all(type(answer["score"]) is float for answer in answers)
+
+
+# Small numbers, which hypothesis seldom draws.
+def test_functions_at_known_points():
+    logits = np.array([[-0.5, 0.0, 0.5]], np.float32)
+    np.testing.assert_allclose(sigmoid(logits), [[0.37754067, 0.5, 0.62245933]], rtol=1e-6)
+    np.testing.assert_allclose(softmax(logits), [[0.18632372, 0.30719589, 0.50648039]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("labels", "width"), [(2, 3), (3, 2)])
+def test_scores_that_are_not_as_many_as_the_labels_are_not_named(labels, width):
+    with pytest.raises(ValueError, match="zip"):
+        name_scores(np.zeros((1, width), np.float32), ("A", "B", "C")[:labels])
+
+
+def test_scores_are_named_in_the_order_of_the_labels():
+    assert name_scores(np.array([[0.25, 0.75]], np.float32), ("B", "A")) == [
+        [{"label": "B", "score": 0.25}, {"label": "A", "score": 0.75}]
+    ]
+
+
+def test_pooling():
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.testing.assert_array_equal(choose_pooling("mean")(rows), [2, 3])
+    first = choose_pooling("cls")(rows)
+    np.testing.assert_array_equal(first, [0, 1])
+    assert not np.shares_memory(first, rows)  # which would keep all of a batch alive
+
+
+@pytest.mark.parametrize("name", ["max", "", None, 0, ["cls"]])
+def test_an_unknown_pooling_is_refused(name):
+    with pytest.raises(InputError, match="wanted one of cls, mean, or None"):
+        choose_pooling(name)
+
+
+def test_rows_of_length_one():
+    rows = np.array([[3, 4], [0, 0], [6e-13, 8e-13]], np.float32)
+    np.testing.assert_allclose(normalize_rows(rows), [[0.6, 0.8], [0, 0], [0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(normalize_rows(rows[2:] / 10), [[0.06, 0.08]], rtol=1e-6)
+
+
+# On both sides of where Python's own loop gives way to NumPy's.
+@pytest.mark.parametrize("width", [16, 17])
+@pytest.mark.parametrize("place", [(0, 0), (3, 15)])
+def test_one_number_among_many_is_seen(width, place):
+    logits = np.zeros((4, width), np.float32)
+    check_finite(logits)
+    logits[place] = np.nan
+    with pytest.raises(InferenceError, match=f"row {place[0]} "):
+        check_finite(logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -15,7 +16,8 @@ import torchless
 from torchless import hub, probe
 from torchless.bundle import Bundle
 from torchless.devices import Device
-from torchless.errors import BundleError, ProviderError
+from torchless.errors import BundleError, InferenceError, ProviderError
+from torchless.probe import __main__ as child
 
 CPU = Device("cpu")
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
@@ -156,3 +158,83 @@ def test_a_directory_without_a_manifest_is_tried(sample_bundle: Path, tmp_path: 
         pipe = torchless.pipeline(model=folder, device="cpu", variant="fp32")
     assert pipe("a fine film")[0]["label"] == "POSITIVE"
     assert not cache.exists()  # nothing pins its bytes
+
+
+# The child process, in this one.
+
+
+def asked(bundle: Path, **changes: Any) -> dict[str, Any]:
+    return {"model": str(bundle), "variant": "fp32", "device": "cpu", "memory": 4 << 30} | changes
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[int, int]]:
+    """The limits that were set, none of which holds for this process; by default there are none."""
+    resource = pytest.importorskip("resource")
+    found: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limit: found.update({what: limit}))
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY,) * 2)
+    return found
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_child_opens_it_and_answers_texts(sample_bundle: Path, limits: dict[int, tuple[int, int]]) -> None:
+    import resource
+
+    child.main(asked(sample_bundle))
+    assert limits == {resource.RLIMIT_CORE: (0, 0), resource.RLIMIT_AS: (4 << 30, resource.RLIM_INFINITY)}
+
+
+def test_a_limit_that_is_there_already_is_kept(
+    sample_bundle: Path, limits: dict[int, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1 << 30, 1 << 30))
+    child._limit(4 << 30)
+    assert limits[resource.RLIMIT_AS] == (1 << 30, 1 << 30)
+    limits.clear()
+    child._limit(None)  # CUDA
+    assert resource.RLIMIT_AS not in limits
+
+
+def test_without_limits_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    child._limit(1)
+
+
+@pytest.mark.usefixtures("limits")
+def test_a_model_that_cannot_answer_is_refused(sample_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise InferenceError("row 0 of the model's output is not finite")
+
+    monkeypatch.setattr("torchless.pipelines.text_classification.check_finite", fail)
+    with pytest.raises(BundleError, match="a plain text cannot be answered: row 0"):
+        child.main(asked(sample_bundle))
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (None, None),
+        (ProviderError("no GPU"), {"error": "ProviderError", "message": "no GPU"}),
+        (MemoryError(), {"error": "BundleError", "message": "its model needs more memory than a model of its size "
+                                                            "should"}),
+    ],
+)  # fmt: skip
+def test_what_the_child_says(
+    sample_bundle: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception | None, said: dict[str, str] | None
+) -> None:
+    def main(request: dict[str, Any]) -> None:
+        if raised is not None:
+            raise raised
+
+    written: list[bytes] = []
+    monkeypatch.setattr(child, "main", main)
+    monkeypatch.setattr(child.os, "dup", lambda descriptor: 99)
+    monkeypatch.setattr(child.os, "dup2", lambda *descriptors: None)
+    monkeypatch.setattr(child.os, "write", lambda descriptor, data: written.append(data))
+    monkeypatch.setattr(sys, "argv", ["probe", json.dumps(asked(sample_bundle))])
+    assert child._run() == (raised is not None)
+    assert [json.loads(line) for line in written] == ([] if said is None else [said])
