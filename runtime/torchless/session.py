@@ -104,7 +104,7 @@ class Session:
         ort = _onnxruntime()
         self.threads = _check_threads(threads)
         shape = find_profile(profile, device.kind)
-        self.concurrency = self.threads if shape.shared_by_runs else 1
+        self.concurrency = self.threads if shape.shared_by_runs else shape.at_once
         options = _options(ort, 1 if shape.shared_by_runs else self.threads, shape)
         if source.external:
             names, maps = list(source.external), list(source.external.values())

@@ -173,3 +173,22 @@ def test_a_graph_that_may_not_be_recorded_is_not(cuda: SimpleNamespace, bundle: 
                 BundleError, match=r"variants\.fp16\.session\.cuda_graphs is \"yes\", wanted true or false"
             ):
                 torchless.pipeline(model=copy, device="cuda")
+
+
+def test_batches_are_large_and_tokenizing_runs_ahead(cuda: SimpleNamespace, bundle: Path) -> None:
+    pipeline = on_cuda(bundle, profile="throughput")
+    assert pipeline.limit is None
+    texts = [f"film number {i} , a plot and an actor" for i in range(1100)]
+    answers = pipeline(texts)
+    assert len(answers) == 1100
+    assert pipeline.limit in ("tokenizer", "device")
+    # Three windows of at most 512 texts, each in one batch: 8192 tokens hold them.
+    [(_, opened)] = cuda.opened
+    assert len(opened.runs) == 3
+    assert (pipeline._profile.window, pipeline._workers) == (512, 2)
+
+
+def test_a_large_batch_given_whole_is_run_whole(cuda: SimpleNamespace, bundle: Path) -> None:
+    pipeline = on_cuda(bundle, profile="throughput")
+    pipeline.forward(pipeline.preprocess(["a film"] * 700))
+    assert len(cuda.opened[0][1].runs) == 1

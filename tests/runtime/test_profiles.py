@@ -13,7 +13,13 @@ from torchless.profiles import PROFILES, find_profile
 @pytest.mark.parametrize("name", sorted(PROFILES))
 def test_a_profile_is_found_by_its_name(name: str) -> None:
     assert find_profile(name).name == name
-    assert find_profile(name, "cuda").name == "latency"
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_on_a_gpu_threads_do_not_compute_and_batches_are_large(name: str) -> None:
+    found = find_profile(name, "cuda")
+    assert not found.shared_by_runs
+    assert found.token_budget(10**6) == 8192
 
 
 @pytest.mark.parametrize("name", ["fast", "", None, ["latency"]])

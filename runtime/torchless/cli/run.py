@@ -18,6 +18,7 @@ from torchless.cli import options
 from torchless.cli.output import FORMATS, ResultWriter, is_replaceable
 from torchless.cli.progress import Progress
 from torchless.cli.resume import ResumableFile, discard
+from torchless.devices import CUDA_PROVIDER
 from torchless.errors import InputError
 from torchless.records import Record, RecordReader, format_of, open_records
 
@@ -169,7 +170,11 @@ def command(
         where = f" to {output}" if output else ""
         last = f", the last {done - first}" if first else ""
         rate = (done - first) / seconds
-        click.echo(f"{done} texts{where}{last} in {seconds:.1f} s ({rate:.0f}/s), {classify.variant}{limit}", err=True)
+        # On a CPU the two share their cores.
+        slower = f", the {classify.limit} is the limit" if classify.provider == CUDA_PROVIDER and classify.limit else ""
+        click.echo(
+            f"{done} texts{where}{last} in {seconds:.1f} s ({rate:.0f}/s), {classify.variant}{limit}{slower}", err=True
+        )
     elif cut:
         click.echo(f"{cut} of {done} texts cut at {classify.max_length} tokens", err=True)
 

@@ -23,6 +23,7 @@ from torchless.pipelines.flow import Flow
 from torchless.pipelines.inputs import TokenizerArguments, check_count, read_texts, read_tokenizer_arguments
 from torchless.pipelines.opening import Opening, open_session
 from torchless.pipelines.tasks import find_task
+from torchless.pipelines.waits import Waits
 from torchless.profiles import find_profile
 from torchless.session import Session
 from torchless.tokenization import TextInput, Tokenizer
@@ -49,6 +50,7 @@ class Pipeline(Flow):
         variant: the graph in use, a key of the manifest's variants.
         provider: ONNX Runtime's execution provider, asked of the session.
         labels: the labels in the order of the model's outputs; empty for a model without.
+        limit: what calls have waited for more, "tokenizer" or "device", where both work at once; None: no call yet.
         max_length: the tokens at which `truncation=True` cuts; None: nowhere.
     """
 
@@ -103,6 +105,7 @@ class Pipeline(Flow):
                 f"{task.name} needs {task.output} {list(task.axes)}; export the bundle again"
             )
         self._profile = find_profile(profile, opening.device.kind)
+        self._waits = Waits()
         self._batch_size = check_count("batch_size", batch_size)
         self._device = opening.device
         self._opening = threading.Lock()

@@ -17,6 +17,7 @@ from torchless.parallel import ahead
 from torchless.pipelines.collation import Arrays, collate
 from torchless.pipelines.inputs import TokenizerArguments, read_text
 from torchless.pipelines.streams import as_long_as, open_stream
+from torchless.pipelines.waits import Waits
 from torchless.profiles import Profile
 from torchless.tokenization import Encoding, TextInput, Tokenizer
 
@@ -99,6 +100,7 @@ class Flow(abc.ABC):
     _tokenizer: Tokenizer
     _graph_inputs: tuple[str, ...]
     _profile: Profile
+    _waits: Waits
     # How many batches are run at once.
     _workers: int
 
@@ -109,6 +111,11 @@ class Flow(abc.ABC):
     @property
     @abc.abstractmethod
     def _is_closed(self) -> bool: ...
+
+    @property
+    def limit(self) -> str | None:
+        """What calls have waited for more: "tokenizer" or "device"; None: there were none yet."""
+        return self._waits.limit
 
     def _respond(self, inputs: Any, call: Call) -> Any:
         """Answer one input (a string, a dict), a list or tuple of them (a list), or a stream of them (an iterator).
@@ -180,7 +187,8 @@ class Flow(abc.ABC):
     ) -> Iterator[Batch]:
         """Yield the outputs batch by batch, each place once or in `fail`, in no set order."""
         encode = functools.partial(self._encode_window, call, first)
-        for encoded in ahead(encode, windows, 1) if len(windows) > 1 else map(encode, windows):
+        encodings = ahead(encode, windows, 1) if len(windows) > 1 else map(encode, windows)
+        for encoded in self._waits.watch("tokenizer", encodings):
             for places, cause in encoded.failures:
                 fail(places, cause)
             if call.arguments.on_truncation is not None:
@@ -190,14 +198,14 @@ class Flow(abc.ABC):
             batches = self._plan([call.arguments.padded(length) for length in lengths], call.batch_size)
             run = functools.partial(self._run, encoded.encodings, call)
             outputs = ahead(run, batches, self._workers) if self._workers > 1 < len(batches) else map(run, batches)
-            for batch, rows in zip(batches, outputs, strict=True):
+            for batch, rows in zip(batches, self._waits.watch("device", outputs), strict=True):
                 if isinstance(rows, InferenceError):
                     fail(itertools.chain.from_iterable(encoded.places[i] for i in batch), rows)
                 else:
                     yield from _spread(batch, rows, lengths, encoded.places)
 
     def _windows(self, texts: list[TextInput], places: list[int], call: Call) -> list[_Window]:
-        step = self._whole_batches(WINDOW, call.batch_size)
+        step = self._whole_batches(self._profile.window or WINDOW, call.batch_size)
         windows = []
         for start in range(0, len(texts), step):
             chosen, where = texts[start : start + step], places[start : start + step]
