@@ -248,7 +248,7 @@ def _threads(report: Mapping[str, Any], axes: Any) -> bool:
 
 
 # Few enough to be told apart.
-_ON_THE_ROOFLINE = ("text16", "text128", "text512", "texts", "1x16", "32x32", "32x512")
+_ON_THE_ROOFLINE = ("text16", "text128", "texts", "32x32")
 
 
 def _roofline(report: Mapping[str, Any], axes: Any) -> bool:

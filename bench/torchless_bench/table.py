@@ -105,7 +105,9 @@ def target_rows(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _limits(limits: dict[str, Any]) -> str:
-    return "\n".join([*limits_lines(limits), _aligned(limits_rows(limits))])
+    """Return torchless's own shares; the page has the peers' too."""
+    own = [row for row in limits["reached"] if row["contender"].startswith("torchless")]
+    return "\n".join([*limits_lines(limits), *([_aligned(limits_rows(own))] if own else [])])
 
 
 def limits_lines(limits: Mapping[str, Any]) -> list[str]:
@@ -118,13 +120,22 @@ def limits_lines(limits: Mapping[str, Any]) -> list[str]:
     return [*lines, *limits["problems"]]
 
 
-def limits_rows(limits: Mapping[str, Any]) -> list[list[str]]:
+def limits_rows(reached: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return a table of the least times and the shares reached, its head first."""
     rows = [["least time of", "by", "least ms", "bound by", "measured ms", "share reached"]]
-    for row in limits["reached"]:
+    for row in reached:
         times = [number(1e3 * row["least_seconds"]), row["bound"], number(1e3 * row["seconds"])]
         rows.append([row["workload"], row["contender"], *times, f"{row['share']:.0%}"])
     return rows
+
+
+def share_rows(reached: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a table of the shares reached, a column for each contender, its head first."""
+    contenders = list(dict.fromkeys(row["contender"] for row in reached))
+    shares = {(row["workload"], row["contender"]): f"{row['share']:.0%}" for row in reached}
+    workloads = dict.fromkeys(row["workload"] for row in reached)
+    rows = [[name, *(shares.get((name, contender), "") for contender in contenders)] for name in workloads]
+    return [["share of the least time", *contenders], *rows]
 
 
 def rates_line(rates: dict[str, float]) -> str:

@@ -97,11 +97,9 @@ def _text(tokens: int, *sets: str) -> Workload:
     return Workload(f"text{tokens}", what, "answer", MILLISECONDS, 1, tokens, sets=(LATENCY, *sets))
 
 
-def _loop(threads: int) -> Workload:
+def _loop(threads: int, *sets: str) -> Workload:
     what = f"closed loop: {counted(threads, 'thread')}, each with one text of 16 tokens after the other"
-    return Workload(
-        f"loop{threads}", what, "loop", LOOP_MILLISECONDS, 1, 16, threads, rounds=3, seconds=0.3, sets=(STANDARD,)
-    )
+    return Workload(f"loop{threads}", what, "loop", LOOP_MILLISECONDS, 1, 16, threads, rounds=3, seconds=0.3, sets=sets)
 
 
 def _product(rate: str, what: str) -> Workload:
@@ -128,14 +126,18 @@ WORKLOADS = (
     _forward(64, 32, BATCHES, STANDARD),
     _text(8, STANDARD),
     _text(16, DEFAULT, STANDARD),
-    _text(32, STANDARD),
+    _text(32),
     _text(128, STANDARD),
     _text(512, STANDARD),
     Workload(
         "texts", "end to end: a list of sentences, at most 32 at once", "answer", TEXTS_PER_SECOND, 32,
         sets=(DEFAULT, STANDARD, GRID),
     ),
-    *(_loop(threads) for threads in (1, 2, 4, 8, 16)),
+    _loop(1, STANDARD),
+    _loop(2),
+    _loop(4, STANDARD),
+    _loop(8),
+    _loop(16, STANDARD),
     Workload(
         "first", "a fresh process from its start to the first label, of a text of 16 tokens", "first", SECONDS,
         tokens=16, rounds=3, sets=(STANDARD,),

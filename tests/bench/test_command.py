@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -95,6 +96,38 @@ def test_targets(sample_bundle: Path, tmp_path: Path) -> None:
     assert "  met" in line or "  not met" in line
 
 
+def test_read_again_measures_nothing(sample_bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bench.json"
+    given = ["--contenders", "torchless-int8", "--workloads", "1x8", "--price", "cpu=0.10"]
+    first = bench(sample_bundle, *given, *QUICK, "--output", target)
+    assert first.returncode == 0, first.stderr
+    assert "cpu per million" in first.stdout
+    again = bench("--read", target)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == first.stdout
+    assert "loading" not in again.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_a_page(sample_bundle: Path, tmp_path: Path) -> None:
+    given = ["--contenders", "torchless-int8,torchless-fp32", "--workloads", "text8,text16", "--report", tmp_path / "r"]
+    result = bench(sample_bundle, *given, *QUICK)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["latency.png", "report.html"]
+    assert result.stderr.splitlines()[-1] == f"wrote {tmp_path / 'r' / 'report.html'}, its figures beside it"
+
+
+def test_without_a_gpu_the_cpu_goes_on(sample_bundle: Path) -> None:
+    given = ["--devices", "cpu,cuda", "--workloads", "1x8"]
+    result = bench(sample_bundle, *given, *QUICK)
+    assert result.returncode == 0, result.stderr
+    if "skipped: torchless-cuda" in result.stdout:
+        assert result.stdout.count("torchless-cuda") == 1
+        assert "times as fast as torchless-fp32" in result.stdout
+    else:
+        assert "the GPU wins" in result.stdout
+
+
 def test_list() -> None:
     result = bench("--list")
     assert result.returncode == 0, result.stderr
@@ -109,6 +142,8 @@ def test_list() -> None:
         (["b", "--contenders", "tensorflow"], "'tensorflow' is unknown, wanted torchless-fp32"),
         (["b", "--baseline", "tensorflow"], "'tensorflow' is unknown"),
         (["b", "--workloads", "1x17"], "'1x17' is unknown"),
+        (["b", "--price", "cpu=free"], "wanted a device and a price per hour"),
+        (["b", "--read", "f"], "give it no bundle"),
         (["b", "--devices", "tpu"], "device is 'tpu'"),
         (["b", "--devices", "cuda:0,cuda:1"], "one kind of device twice"),
         (["b", "--python", "here"], "--python is 'here', wanted NAME=PATH"),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from torchless.errors import InputError
 from torchless_bench.plan import Settings, make_plan
-from torchless_bench.report import document, to_json
+from torchless_bench.report import document, read, to_json
 from torchless_bench.rounds import Measured, Outcome, Standing
 from torchless_bench.table import text_table
 from torchless_bench.targets import Target
@@ -220,3 +221,54 @@ def test_json_is_whole_and_readable(plan_of):
     text = to_json(report)
     assert json.loads(text) == report
     assert '"samples": [\n      [0.002, 0.002],\n      [0.004]\n     ]' in text
+
+
+class TestRead:
+    def test_what_was_written(self, plan_of, tmp_path):
+        plan = plan_of()
+        report = document(plan, outcome_of(plan), [])
+        (tmp_path / "bench.json").write_text(to_json(report), encoding="utf-8")
+        assert read(tmp_path / "bench.json") == report
+
+    def test_with_prices_of_today(self, recorded, tmp_path):
+        (tmp_path / "bench.json").write_text(to_json(recorded), encoding="utf-8")
+        found = read(tmp_path / "bench.json", {"cpu": 0.2, "cuda": 2.5})
+        for then, now in zip(recorded["devices"]["grid"], found["devices"]["grid"], strict=True):
+            assert now["devices"]["cpu"]["cost"] == pytest.approx(2 * then["devices"]["cpu"]["cost"])
+            assert now["devices"]["cuda"]["cost"] == then["devices"]["cuda"]["cost"]
+        assert {key: found[key] for key in found if key != "devices"} == {
+            key: recorded[key] for key in recorded if key != "devices"
+        }
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("[]", "format is None, wanted 1.1"),
+            ('{"format": "2.0"}', "format is '2.0', wanted 1.1"),
+            ('{"format": 1.1}', "format is 1.1, wanted 1.1"),
+            ("{", "bench.json: "),
+        ],
+    )
+    def test_what_is_none(self, tmp_path, text, says):
+        (tmp_path / "bench.json").write_text(text)
+        with pytest.raises(InputError, match=says):
+            read(tmp_path / "bench.json")
+
+
+class TestShares:
+    """The target of the least time, on the recorded document."""
+
+    def test_judged(self, recorded):
+        [target] = [row for row in recorded["targets"] if row["against"] == "the least time"]
+        [row] = [
+            row for row in recorded["limits"]["reached"]
+            if (row["workload"], row["contender"]) == (target["workload"], target["contender"])
+        ]  # fmt: skip
+        assert target["ratio"] == pytest.approx(row["share"], rel=0.2)  # the median of rounds, and of all samples
+        assert (target["verdict"] == "met") == (target["ratio"] >= target["at_least"])
+
+    def test_not_without_limits(self, plan_of):
+        plan = plan_of(targets=(Target("A", "1x16", "the least time", 0.6),))
+        [target] = document(plan, outcome_of(plan), [])["targets"]
+        assert target["verdict"] == "not measured"
+        assert "--workloads limits" in target["reason"]

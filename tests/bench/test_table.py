@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from torchless_bench.table import listing, text_table
+from torchless_bench.table import crossover_lines, device_rows, limits_rows, listing, share_rows, text_table
 
 SPREAD = {"count": 1234, "p5": 1.0, "p25": 2.0, "p50": 3.0, "p75": 4.0, "p90": 5.0, "p95": 6.0, "p99": 7.0}
 MACHINE = {"cpu": "A CPU", "features": [], "usable_cpus": 2}
@@ -59,3 +59,55 @@ def test_three_digits(value, shown):
 
 def test_listing():
     assert listing([("a", "x"), ("long", "y")]) == "  a     x\n  long  y"
+
+
+def reached(workload: str, contender: str, share: float) -> dict[str, object]:
+    return {"workload": workload, "contender": contender, "least_seconds": share, "bound": "memory", "seconds": 1.0,
+            "share": share}  # fmt: skip
+
+
+REACHED = [reached("text16", "A", 0.5), reached("text16", "B", 0.123), reached("texts", "B", 1.0)]
+
+
+def test_shares_side_by_side():
+    assert share_rows(REACHED) == [
+        ["share of the least time", "A", "B"], ["text16", "50%", "12%"], ["texts", "", "100%"],
+    ]  # fmt: skip
+    assert limits_rows(REACHED)[1] == ["text16", "A", "500", "memory", "1,000", "50%"]
+
+
+def test_devices_side_by_side():
+    cell = {
+        "workload": "1x8", "fastest": "cuda", "cheapest": "cpu",
+        "devices": {
+            "cpu": {"texts_per_second": 1234.5, "cost": 0.0225}, "cuda": {"texts_per_second": 9e4, "cost": 0.01},
+        },
+    }  # fmt: skip
+    only = {
+        "workload": "1x512",
+        "fastest": None,
+        "cheapest": None,
+        "devices": {"cpu": {"texts_per_second": 2, "cost": 9}},
+    }
+    assert device_rows({"grid": [cell, only], "prices": {"cpu": 0.1, "cuda": 2.5}}) == [
+        [
+            "device by device",
+            "cpu texts/s",
+            "cuda texts/s",
+            "fastest",
+            "cpu per million",
+            "cuda per million",
+            "cheapest",
+        ],
+        ["1x8", "1,234", "90,000", "cuda", "0.0225", "0.01", "cpu"],
+        ["1x512", "2", "", "", "9", "", ""],
+    ]
+    assert device_rows({"grid": [cell], "prices": {}})[0][-1] == "fastest"
+
+
+def test_the_crossover_in_words():
+    found = [{"tokens": 8, "rows": 4, "measured": [1, 4]}, {"tokens": 128, "rows": None, "measured": [1]}]
+    assert crossover_lines(found) == [
+        "8 tokens: the GPU wins from batches of 4 on (measured: 1, 4)",
+        "128 tokens: the GPU wins at no batch measured (measured: 1)",
+    ]

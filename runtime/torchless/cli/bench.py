@@ -146,8 +146,8 @@ def command(
 def _show(bench: Any, report: dict[str, Any], pages: Path | None) -> None:
     click.echo(bench.text_table(report))
     if pages is not None:
-        files = bench.write_page(report, pages)
-        click.echo(f"{files[0]} and {len(files) - 1} figures", err=True)
+        page, *_ = bench.write_page(report, pages)
+        click.echo(f"wrote {page}, its figures beside it", err=True)
 
 
 def _benchmark() -> Any:
