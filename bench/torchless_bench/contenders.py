@@ -89,11 +89,11 @@ _OPTIMUM_QUANTIZE = ("-m", "optimum.commands.optimum_cli", "onnxruntime", "quant
                      "--avx512_vnni", "--output", "{output}/int8")  # fmt: skip
 
 
-def _torchless(name: str, what: str, **options: Any) -> Contender:
+def _torchless(name: str, what: str, *, kinds: tuple[str, ...] = _MODEL, **options: Any) -> Contender:
     package = "torchless[gpu]" if options["device"] == "cuda" else "torchless[cpu]"
     exact = options.get("variant") == "fp32"
     return Contender(
-        f"torchless-{name}", what, "torchless", "bundle.py", _TORCHLESS, _MODEL, "bundle", options, (package,), exact
+        f"torchless-{name}", what, "torchless", "bundle.py", _TORCHLESS, kinds, "bundle", options, (package,), exact
     )
 
 
@@ -145,6 +145,15 @@ def _limits(name: str, what: str, device: str, variant: str | None) -> Contender
 CONTENDERS = (
     _torchless("fp32", "the bundle's fp32 variant", variant="fp32", device="cpu"),
     _torchless("int8", "the bundle's int8 variant", variant="int8", device="cpu"),
+    # For lists: what one text takes, a start and memory are the other profile's to show.
+    _torchless(
+        "throughput-fp32", 'the same with profile="throughput"', kinds=("forward", "answer"), variant="fp32",
+        device="cpu", profile="throughput",
+    ),
+    _torchless(
+        "throughput-int8", 'int8 with profile="throughput"', kinds=("forward", "answer"), variant="int8",
+        device="cpu", profile="throughput",
+    ),
     _torchless("cuda", "the bundle on the first NVIDIA GPU, in the variant that suits it", device="cuda"),
     _bare("fp32", "the bundle's fp32 graph", "bundle"),
     _bare("int8", "the bundle's int8 graph", "bundle", "model_int8.onnx"),

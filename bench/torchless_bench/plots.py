@@ -255,8 +255,11 @@ def _roofline(report: Mapping[str, Any], axes: Any) -> bool:
     """Operations a second against operations for each byte of weights: the roofs, and what torchless reaches."""
     limits = report["limits"]
     rates = limits["rates"].get("cpu", {})
-    own = [row for row in limits["reached"] if row["contender"] in ("torchless-int8", "torchless-fp32")]
-    points = [row for row in own if row["workload"] in _ON_THE_ROOFLINE]
+    points = [
+        row
+        for row in limits["reached"]
+        if row["contender"].startswith("torchless-") and row["workload"] in _ON_THE_ROOFLINE
+    ]
     if "memory" not in rates or not points:
         return False
     intensities = [sum(row["operations"].values()) / row["bytes"] for row in points]

@@ -88,10 +88,11 @@ def test_a_failure_is_told_and_is_the_status(bundle_copy: Path) -> None:
 
 def test_targets(sample_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "optimum").symlink_to(sample_bundle)
-    given = ["--peers", tmp_path, "--targets", "--contenders", "torchless-fp32,bare-optimum-fp32"]
+    given = ["--peers", tmp_path, "--targets", "--contenders", "torchless-throughput-fp32,bare-optimum-fp32"]
     result = bench(sample_bundle, *given, *QUICK)
     assert result.returncode == 0, result.stderr
-    [line] = [line for line in result.stdout.splitlines() if line.startswith("32x32: torchless-fp32 against ")]
+    said = result.stdout.splitlines()
+    [line] = [line for line in said if line.startswith("32x32: torchless-throughput-fp32 against ")]
     assert line.split()[4:7] == ["at", "least", "1.25x"]
     assert "  met" in line or "  not met" in line
 

@@ -16,7 +16,10 @@ from torchless_bench.targets import TARGETS
 from torchless_bench.workloads import WORKLOADS
 
 LIMITS = {"limits-cpu", "graph-fp32", "graph-int8"}
-OF_THE_BUNDLE = ("torchless-fp32", "torchless-int8", "torchless-cuda", "bare-fp32", "bare-int8")
+OF_THE_BUNDLE = (
+    "torchless-fp32", "torchless-int8", "torchless-throughput-fp32", "torchless-throughput-int8", "torchless-cuda",
+    "bare-fp32", "bare-int8",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ class TestTable:
         rows = table_of([Path("x/a"), Path("x/b"), Path("x/c")])
         added = {row.name: row.model for row in rows[len(CONTENDERS) :]}
         assert added == {
-            f"torchless-{variant}@{name}": Path("x") / name for name in "bc" for variant in ("fp32", "int8", "cuda")
+            f"{row}@{name}": Path("x") / name for name in "bc" for row in OF_THE_BUNDLE if row.startswith("torchless")
         }
 
     def test_two_of_one_name(self):
@@ -185,7 +188,7 @@ class TestTargets:
     def test_a_baseline_that_is_named_comes_first(self, sample_bundle, peers):
         plan = make_plan([sample_bundle], peers=peers, targets=True, baseline="torchless-fp32")
         found = {comparison.workload.name: comparison.baseline for comparison in plan.comparisons}
-        assert (found["32x32"], found["1x128"]) == ("torchless-fp32", "bare-optimum-int8")
+        assert (found["1x16"], found["1x128"]) == ("torchless-fp32", "bare-optimum-int8")
 
     def test_beside_workloads_that_are_named(self, sample_bundle, peers):
         plan = make_plan([sample_bundle], peers=peers, targets=True, workloads=["32x32"])
@@ -194,9 +197,9 @@ class TestTargets:
         assert plan.comparisons[0].baseline == "torchless-fp32"
 
     def test_narrowed(self, sample_bundle, peers):
-        chosen = ["torchless-fp32", "transformers-fp32"]
+        chosen = ["torchless-fp32", "torchless-throughput-fp32", "transformers-fp32"]
         plan = make_plan([sample_bundle], peers=peers, targets=True, contenders=chosen)
-        assert {target.contender for target in plan.targets} == {"torchless-fp32"}
+        assert {target.contender for target in plan.targets} == set(chosen[:2])
         assert {target.workload for target in plan.targets} == {"1x16", "text16", "texts"}
         assert {name for c in plan.comparisons for name in c.contenders} == set(chosen)
 
