@@ -142,11 +142,16 @@ def _contenders(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _left_out(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
-    """Return the workloads that nobody did, then those that some contender could not do."""
+    """Return the workloads that nobody did, then those that some contender could not do.
+
+    A precision that a device computes no products in is its nature: that its rate was not measured is no news.
+    """
+    rates = {row.name for row in WORKLOADS if row.kind == "rate"}
     nobody = [{"workload": name, "contender": None, "reason": reason} for name, reason in plan.left_out.items()]
     unable = [
         {"workload": workload, "contender": name, "reason": reason}
         for (workload, name), reason in outcome.unable.items()
+        if workload not in rates
     ]
     return nobody + unable
 

@@ -120,5 +120,6 @@ def test_the_steps_with_the_packages_that_are_here(image, sample_bundle, tmp_pat
     assert set(made.sizes()) == {"/bundle", "/opt"}
     assert made.sizes()["/bundle"] == sum(path.stat().st_size for path in sample_bundle.iterdir())
     assert made.wrong_modes() == []
+    assert {path.stat().st_mode & 0o777 for path in (made.last.root / "bundle").iterdir()} == {0o555}
     (made.last.root / "bundle" / "config.json").chmod(0o666)
     assert [Path(path).name for path in made.wrong_modes()] == ["config.json"]

@@ -12,10 +12,23 @@ import onnxruntime
 import pytest
 
 from torchless_bench.contenders import ENGINES
+from torchless_bench.plan import Settings, make_plan
+from torchless_bench.report import document
+from torchless_bench.rounds import run
 from torchless_bench.worker import _import_file
 
 rates: Any = _import_file(str(ENGINES / "machine_rates.py"))
 profiled: Any = _import_file(str(ENGINES / "profiled_graph.py"))
+
+
+def test_what_a_cpu_has_no_products_in_is_no_news(sample_bundle):
+    given = {"contenders": ["limits-cpu"], "workloads": ["rate-fp16", "rate-fp32"]}
+    plan = make_plan([sample_bundle], settings=Settings(rounds=1, seconds=0.01, warmup=0.0, threads=1), **given)
+    outcome = run(plan)
+    assert outcome.unable == {("rate-fp16", "limits-cpu"): "no fp16 products on cpu"}
+    report = document(plan, outcome, [])
+    assert report["left_out"] == []
+    assert set(report["limits"]["rates"]["cpu"]) == {"fp32"}
 
 
 class TestRates:

@@ -51,7 +51,8 @@ class TestFreshProcess:
         assert str(contender.worker.pid) not in pids
 
     def test_memory_is_its_own(self, asked):
-        small = asked("pass")
+        # Address space that is not touched is no memory.
+        small = asked("pass", "import mmap; self.held = mmap.mmap(-1, 500_000_000)")
         small.prepare("memory", texts=["a"], batch_size=1)
         [without] = small.turn("value")["samples"]
         assert 4e6 < without < 60e6
