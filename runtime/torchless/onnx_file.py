@@ -82,31 +82,33 @@ def without_weights(model: Buffer, location: str) -> bytes | None:
     """Return the model with its large weights said to be external data at `location`, where they lie in `model`.
 
     Only what can be read in place is left there: raw data of 1024 bytes and more that starts at a multiple of its
-    element's size. None: there is no such weight, or the model has external data of its own.
+    element's size. None: these are less than half of the model, or it has external data of its own.
 
     Raises:
         ValueError: `model` is not a serialized ONNX model.
     """
-    parts: list[bytes] = []
-    moved = 0
-    for field in fields(model):
+    view = memoryview(model)
+    parts: list[bytes | memoryview] = []
+    moved = False
+    for field in fields(view):
         if field.number != GRAPH or field.varint is not None:
-            parts.append(bytes(model[field.start : field.end]))
+            parts.append(view[field.start : field.end])
             continue
-        graph: list[bytes] = []
+        graph: list[bytes | memoryview] = []
         copied = field.value
-        for inner in fields(model, field.value, field.end):
+        for inner in fields(view, field.value, field.end):
             if inner.number != INITIALIZER or inner.varint is not None:
                 continue
-            tensor = _tensor_elsewhere(model, inner, location)
+            tensor = _tensor_elsewhere(view, inner, location)
             if tensor is None:
                 return None
             if tensor:
-                graph += (bytes(model[copied : inner.start]), length_prefixed(INITIALIZER, [tensor]))
-                copied, moved = inner.end, moved + 1
-        graph.append(bytes(model[copied : field.end]))
-        parts.append(length_prefixed(GRAPH, graph))
-    return b"".join(parts) if moved else None
+                graph += (view[copied : inner.start], length_prefixed(INITIALIZER, [tensor]))
+                copied, moved = inner.end, True
+        graph.append(view[copied : field.end])
+        parts += (varint(GRAPH << 3 | _LENGTH), varint(sum(map(len, graph))), *graph)
+    # A model that keeps most of its weights is better read from the file than copied.
+    return b"".join(parts) if moved and 2 * sum(map(len, parts)) < len(view) else None
 
 
 def _tensor_elsewhere(model: Buffer, initializer: Field, location: str) -> bytes | None:

@@ -118,6 +118,12 @@ def test_nothing_to_leave_behind(whole):
     assert without_weights(whole, "m") is None
 
 
+def test_a_model_that_would_keep_most_of_its_weights_is_left_whole():
+    there = tensor("w", SMALLEST, kind=INT8)
+    assert without_weights(model(there, tensor("strings", SMALLEST // 2, kind=STRING)), "m") is not None
+    assert without_weights(model(there, tensor("strings", 2 * SMALLEST, kind=STRING)), "m") is None
+
+
 def test_what_lies_between_the_multiples_is_not_read_in_place():
     sizes = {without_weights(model(tensor("w", SMALLEST, padding=p)), "m") is None for p in range(4)}
     assert sizes == {True, False}
