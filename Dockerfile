@@ -7,12 +7,14 @@
 # BUNDLE is a path within the directory that is built from. `make image` takes the same steps where no engine is.
 FROM python:3.11-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
 COPY runtime runtime
 COPY export export
 COPY bench bench
 RUN python -m venv /opt/torchless
-RUN /opt/torchless/bin/python -m pip install --no-cache-dir --quiet -c constraints.txt ".[cpu]"
+RUN /opt/torchless/bin/python -m pip install --no-cache-dir --quiet --require-hashes -r requirements/runtime.txt
+RUN /opt/torchless/bin/python -m pip install --no-cache-dir --quiet --no-deps .
 RUN /opt/torchless/bin/python -m pip uninstall --quiet --yes pip setuptools
 
 FROM python:3.11-slim
