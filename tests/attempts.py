@@ -122,6 +122,14 @@ def pipeline(model: str, options: dict[str, Any], texts: list[Any]) -> Any:
     return pipe(texts, top_k=None) if texts else pipe.variant
 
 
+def long_text(model: str, characters: int) -> Any:
+    """Answer one text of so many characters, cut to what the model takes."""
+    import torchless
+
+    pipe = torchless.pipeline(model=model, device="cpu", threads=1, variant="fp32")
+    return pipe("fine film " * (characters // 10), truncation=True)[0]["label"]
+
+
 def exports(checkpoints: list[str], bundle: str) -> Any:
     """Try to export each of some checkpoints; returns what was raised for each, in order: class, message, or None.
 
