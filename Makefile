@@ -153,7 +153,7 @@ sbom: .venv-tools/.ready
 
 requirements: .venv-tools/.ready
 	cd requirements && for name in runtime export test build; do ../.venv-tools/bin/pip-compile --quiet --generate-hashes \
-		--allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o $$name.txt $$name.in; done
+		--allow-unsafe --no-strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o $$name.txt $$name.in; done
 
 # Tools that are used by hand.
 .venv-tools/.ready: pyproject.toml constraints.txt
