@@ -97,8 +97,9 @@ class Bundle:
             BundleVersionError: made by a newer torchless.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: {'not a directory' if folder.exists() else 'no such directory'}; "
+        # os.path, not Path: what may not be looked at, or has a name too long, is an error of Path's own.
+        if not os.path.isdir(folder):
+            raise BundleError(f"{folder}: {'not a directory' if os.path.exists(folder) else 'no such directory'}; "
                               "give a bundle made by `torchless export`")  # fmt: skip
         with _open(folder / MANIFEST_NAME, _SMALL) as descriptor:
             data = _read_all(descriptor)

@@ -10,6 +10,7 @@ on others.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def probe(bundle: Bundle, variant: str, device: Device) -> None:
         TorchlessError: what opening the pipeline raises there, as it would here.
     """
     note = _note(bundle, variant, device) if bundle.verified else None
-    if note is not None and note.is_file():
+    if note is not None and os.path.isfile(note):
         return
     size = sum(_size(bundle.folder / name) for name in _model_files(bundle, variant))
     _try(bundle, variant, device, SECONDS + size / _BYTES_A_SECOND, _MEMORY + _COPIES * size)
@@ -67,7 +69,7 @@ def _try(bundle: Bundle, variant: str, device: Device, seconds: float, memory: i
     request = {"model": str(bundle.folder), "variant": variant, "device": str(device), "memory": memory}
     # -P: a module that lies in the working directory is not to be imported unless it would be here.
     command = [sys.executable, "-P", "-W", "ignore", "-m", "torchless.probe", json.dumps(request)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_paths())}
     try:
         done = subprocess.run(
             command,
@@ -96,6 +98,15 @@ def _try(bundle: Bundle, variant: str, device: Device, seconds: float, memory: i
     raise BundleError(
         f"{bundle.path}: variant {variant} ended the process that tried it, with {_cause(done.returncode)}; {_STRANGE}"
     )
+
+
+def _import_paths() -> Iterator[str]:
+    """Yield where this process imports from, for one that may start elsewhere."""
+    for path in sys.path:
+        # Others than strings are let lie there, and not looked at; "" is the working directory, if there still is one.
+        if isinstance(path, str):
+            with contextlib.suppress(OSError):
+                yield path or os.getcwd()
 
 
 _STRANGE = "it is broken or made to harm: fetch it again from a place you trust, or export the checkpoint yourself"
