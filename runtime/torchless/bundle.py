@@ -27,7 +27,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ class Bundle:
     """A directory and the manifest that describes it.
 
     Attributes:
-        path: the directory.
+        path: the directory, as it was named.
+        folder: the same, absolute: the working directory may change while the bundle is in use.
         manifest: what it holds.
         verified: whether there is a manifest file with hashes; a directory in the hub's ONNX
             layout has none, and `hub_layout.py` describes it from its config.
@@ -78,7 +79,11 @@ class Bundle:
     verified: bool = True
     trusted: bool = True
     opener: Callable[[Path], Bundle] | None = field(default=None, repr=False, compare=False)
+    folder: Path = field(init=False, repr=False, compare=False)
     _config: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(os.path.abspath(self.path)))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, trusted: bool = True) -> Bundle:
@@ -92,8 +97,9 @@ class Bundle:
             BundleVersionError: made by a newer torchless.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: {'not a directory' if folder.exists() else 'no such directory'}; "
+        # os.path, not Path: what may not be looked at, or has a name too long, is an error of Path's own.
+        if not os.path.isdir(folder):
+            raise BundleError(f"{folder}: {'not a directory' if os.path.exists(folder) else 'no such directory'}; "
                               "give a bundle made by `torchless export`")  # fmt: skip
         with _open(folder / MANIFEST_NAME, _SMALL) as descriptor:
             data = _read_all(descriptor)
@@ -104,7 +110,7 @@ class Bundle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By its path: whoever loads it reads and checks the files as at the first time.
-        return self.opener or Bundle.open, (Path(os.path.abspath(self.path)),)
+        return self.opener or Bundle.open, (self.folder,)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a small file (`config.json`, `tokenizer.json`, ...), checked.
@@ -113,7 +119,7 @@ class Bundle:
             BundleError: missing, unreadable, too large, or not the file that the manifest describes.
         """
         entry = self.manifest.entry(name) if self.verified else None
-        with _open(self.path / name, _LIMITS.get(name, _SMALL)) as descriptor:
+        with self._open(name, _LIMITS.get(name, _SMALL)) as descriptor:
             if entry is None:
                 return _read_all(descriptor)
             self._check_size(entry, descriptor)
@@ -155,11 +161,11 @@ class Bundle:
         names = self.manifest.variants[variant].files
         with ExitStack() as stack:
             limits = {names[0]: _GRAPH}
-            descriptors = {name: stack.enter_context(_open(self.path / name, limits.get(name))) for name in names}
+            descriptors = {name: stack.enter_context(self._open(name, limits.get(name))) for name in names}
             first = names[0]
             if not self.verified:
                 # The graph itself says where its external data lies, and only ONNX Runtime reads graphs.
-                yield ModelSource(str(self.path / first), name=first)
+                yield ModelSource(str(self.folder / first), name=first)
                 return
             maps = {}
             for name, descriptor in descriptors.items():
@@ -178,6 +184,9 @@ class Bundle:
                 if (graph := without_weights(maps[first], first)) is not None:
                     return ModelSource(graph, maps, first)
         return ModelSource(_reopenable(descriptor), {name: data for name, data in maps.items() if name != first}, first)
+
+    def _open(self, name: str, limit: int | None) -> AbstractContextManager[int]:
+        return _open(self.folder / name, limit, self.path / name)
 
     def _check_size(self, entry: FileEntry, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
@@ -206,23 +215,27 @@ _CHANGED = "the file was changed or cut short after the export; copy or export t
 
 
 @contextmanager
-def _open(path: Path, limit: int | None) -> Iterator[int]:
-    """Open a regular file of at most `limit` bytes; yields its descriptor, closed at the end."""
+def _open(path: Path, limit: int | None, shown: Path | None = None) -> Iterator[int]:
+    """Open a regular file of at most `limit` bytes; yields its descriptor, closed at the end.
+
+    `shown` is what messages call it, where that is not `path`.
+    """
+    shown = shown or path
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
-        raise BundleError(f"{path}: missing; copy or export the bundle again") from None
+        raise BundleError(f"{shown}: missing; copy or export the bundle again") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise BundleError(f"{path}: cannot be read: {reason}") from None
+        raise BundleError(f"{shown}: cannot be read: {reason}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{path}: not a regular file; copy or export the bundle again")
+            raise BundleError(f"{shown}: not a regular file; copy or export the bundle again")
         if limit is not None and status.st_size > limit:
-            raise BundleError(f"{path}: {status.st_size} bytes, at most {limit} are read; export the bundle again")
+            raise BundleError(f"{shown}: {status.st_size} bytes, at most {limit} are read; export the bundle again")
         yield descriptor
     finally:
         os.close(descriptor)

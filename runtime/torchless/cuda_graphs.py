@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from torchless.binding import BoundRunner, Inputs, Slot, checked_arrays
 from torchless.devices import Device
+from torchless.errors import one_line
 from torchless.manifest import OutputSpec
 from torchless.nvidia import free_memory
 
@@ -117,7 +118,9 @@ class GraphRunner:
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             # What cannot be recorded still runs.
             self._records = False
-            logger.warning("%s: no CUDA graphs, %dx%d cannot be recorded: %s", self._device, *shape, error)
+            logger.warning(
+                "%s: no CUDA graphs, %dx%d cannot be recorded: %s", self._device, *shape, one_line(str(error))
+            )
             return None
         self._graphs[shape] = graph
         after = free_memory(self._device.index)

@@ -218,7 +218,7 @@ def _read_object(folder: Path, name: str, *, required: bool = False) -> dict[str
 def _check_inside(folder: Path, name: str) -> None:
     """Refuse a link that leads out of the directory, but for the hub cache's own (snapshots/REV -> blobs)."""
     path = folder / name
-    if not path.exists():
+    if not os.path.exists(path):
         return
     real, home = path.resolve(), folder.resolve()
     allowed = [home]

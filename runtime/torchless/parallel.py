@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+
+# Not its executor: that is loaded at its first use, and not any more once the interpreter is ending.
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,29 +19,82 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: in
 
     At most twice as many results as workers wait to be taken. An error is raised in its turn. Whoever stops early
     (closes the generator, or is interrupted) waits for what is under way, and nothing else is begun. The threads live
-    as long as the generator, so that there are none to mend in a forked process.
+    no longer than the generator, so that there are none to mend in a forked process; nor than there is something to
+    do, so that a generator that nobody ends keeps no process from ending.
     """
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    waiting: deque[Future[Result] | Item] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="torchless")
-
-    def take() -> Result:
-        first = waiting.popleft()
-        return first.result() if isinstance(first, Future) else function(first)
-
+    waiting: deque[Future[Result]] = deque()
+    team = _Team(function, workers)
     try:
         for item in items:
-            try:
-                waiting.append(pool.submit(function, item))
-            except RuntimeError:  # the interpreter is ending and starts no thread any more
-                waiting.append(item)
+            waiting.append(team.submit(item))
             if len(waiting) > 2 * workers:
-                yield take()
+                yield team.result(waiting.popleft())
         while waiting:
-            yield take()
+            yield team.result(waiting.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)
+        team.end()
+
+
+class _Team(Generic[Item, Result]):
+    """At most `workers` threads, which end when nothing is left to do."""
+
+    def __init__(self, function: Callable[[Item], Result], workers: int) -> None:
+        self._function, self._workers = function, workers
+        self._queue: deque[tuple[Future[Result], Item]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._working = 0
+        self._lock = threading.Lock()
+
+    def submit(self, item: Item) -> Future[Result]:
+        future: Future[Result] = Future()
+        with self._lock:
+            self._queue.append((future, item))
+            if self._working == self._workers:
+                return future
+            self._working += 1
+        thread = threading.Thread(target=self._work, name="torchless")
+        self._threads = [*(thread for thread in self._threads if thread.is_alive()), thread]
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or the system has no more of them: the others do it
+            self._threads.remove(thread)
+            with self._lock:
+                self._working -= 1
+        return future
+
+    def result(self, future: Future[Result]) -> Result:
+        """Wait for what `submit` gave; where there are no threads, the caller does it.
+
+        Threads end only with the queue, so that without any it begins with `future`.
+        """
+        if not self._working and not future.done():
+            self._do(*self._queue.popleft())
+        return future.result()
+
+    def end(self) -> None:
+        """Begin nothing else, and return when nothing is under way."""
+        self._queue.clear()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                try:
+                    task = self._queue.popleft()
+                except IndexError:
+                    self._working -= 1
+                    return
+            self._do(*task)
+            del task  # what waits for more work keeps nothing of the last
+
+    def _do(self, future: Future[Result], item: Item) -> None:
+        try:
+            future.set_result(self._function(item))
+        except BaseException as error:  # raised where the result is asked for
+            future.set_exception(error)
+            del future  # which holds the error, and the error this frame
 
 
 class Begun(Generic[Result]):

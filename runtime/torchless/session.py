@@ -11,6 +11,7 @@ import importlib
 import logging
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ logger = logging.getLogger("torchless")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _DEFAULT_SEVERITY = 2  # warnings
+# A GPU's memory is shared with other processes, which give back what they took; trying again costs the time of the
+# nodes before the one that fails. A CPU's is the system's: what fails there says nothing of the next time.
+_FULL_SECONDS = 60.0
 
 Runner = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 
@@ -140,8 +144,8 @@ class Session:
         self._device = device
         self._run = self._runner(ort, output, longest, graphs)
         self._lost: str | None = None
-        # Padded tokens of the smallest batch that the device's memory did not hold.
-        self._too_many: int | None = None
+        # Padded tokens of the last batch that a GPU's memory did not hold, and until when it is not tried again.
+        self._too_many: tuple[int, float] | None = None
         # Last of the attributes, so that the maps outlive the session that reads from them. Most weights were packed
         # into memory of its own: their pages need not count as this process's until they are read again.
         self._external = source.external
@@ -167,7 +171,8 @@ class Session:
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph: each input (batch, sequence) int64; returns the output float32.
 
-        A batch that the device's memory does not hold is run in two halves, and those again.
+        A batch that the device's memory does not hold is run in two halves, and those again; on CUDA so is what is
+        as large and comes within a minute.
 
         Raises:
             InferenceError: ONNX Runtime failed; the message carries its first line.
@@ -175,12 +180,12 @@ class Session:
         """
         if self._lost or self._too_many:
             self._check_device()
-            if self._too_many and padded_tokens(inputs) >= self._too_many and (halves := halves_of(inputs)):
+            if self._is_too_many(inputs) and (halves := halves_of(inputs)):
                 return np.concatenate([self.run(half) for half in halves])
         try:
             return self._run(inputs)
         except Exception as error:  # as above
-            self._lost = lost_device(error)
+            self._lost = self._lost or lost_device(error)
             self._check_device(error)
             shapes = ", ".join(f"{name} {getattr(array, 'shape', type(array))}" for name, array in inputs.items())
             full = is_out_of_memory(error)
@@ -189,7 +194,8 @@ class Session:
                 what = f"{self._device} has not enough memory for" if full else "ONNX Runtime failed on"
                 raise InferenceError(f"{what} {shapes}: {_first_line(error)}") from error
             logger.info("%s has not enough memory for %s: run in halves", self._device, shapes)
-            self._too_many = padded_tokens(inputs)
+            if self._device.kind == "cuda":
+                self._too_many = padded_tokens(inputs), time.monotonic() + _FULL_SECONDS
         # Outside of `except`, which would hold on to what the failed run had.
         return np.concatenate([self.run(half) for half in halves])
 
@@ -200,6 +206,13 @@ class Session:
         if graphs and self.output_width is not None and "attention_mask" in self.inputs:
             return GraphRunner(ort, session, output, self.output_width, self._device, longest)
         return BoundRunner(ort, session, output.name, self._device)
+
+    def _is_too_many(self, inputs: Mapping[str, NDArray[np.int64]]) -> bool:
+        tokens, until = self._too_many or (0, 0.0)
+        if time.monotonic() >= until:
+            self._too_many = None
+            return False
+        return padded_tokens(inputs) >= tokens
 
     def _check_device(self, cause: BaseException | None = None) -> None:
         if self._lost:

@@ -55,8 +55,8 @@ class Tokenizer:
 
     def after_fork(self) -> None:
         """Do without the library's threads, which stayed with the parent."""
-        # It would do so by itself, and say so on standard error.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # It would do so by itself, and say so on standard error; but where a user said "true" it would wait for them.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     def largest_id(self, *, thorough: bool = False) -> int:
         """Return the largest token id it can give.

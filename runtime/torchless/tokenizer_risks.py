@@ -30,7 +30,7 @@ def find_risk(tokenizer: dict[str, Any]) -> str | None:
 
     Looked at are regular expressions other than those that transformers writes, how many times longer the normalizers
     can make a text, how many parts they have, maps that say they are larger than they are, how many special tokens a
-    text gets, and the longest word that is cut into pieces.
+    text gets, whether a template repeats it, and the longest word that is cut into pieces.
     """
     parts = []
     for part in _parts([tokenizer.get(key) for key in ("normalizer", "pre_tokenizer")]):
@@ -48,6 +48,8 @@ def find_risk(tokenizer: dict[str, Any]) -> str | None:
         growth *= _growth(part)
         if growth > _MAX_GROWTH:
             return f"its normalizers can make a text over {_MAX_GROWTH} times as long"
+    if _repeats_text(tokenizer.get("post_processor")):
+        return "its template repeats a text, which no published model wants, and which can fill memory"
     if _special_tokens(tokenizer.get("post_processor")) > _MAX_SPECIAL:
         return f"it puts over {_MAX_SPECIAL} special tokens around a text"
     model = tokenizer.get("model")
@@ -77,6 +79,8 @@ def _growth(part: dict[str, Any]) -> float:
         if isinstance(replaced, str) and replaced:
             return max(1.0, len(content) / len(replaced))
         return 1.0 + len(content)  # of every character, or of what is between two
+    if kind == "ByteLevel":
+        return 2.0  # each byte becomes a character of up to two of them
     if kind == "Prepend" and isinstance(part.get("prepend"), str):
         return max(1.0, float(len(part["prepend"])))
     if kind == "Precompiled" and isinstance(part.get("precompiled_charsmap"), str):
@@ -117,3 +121,18 @@ def _special_tokens(post_processor: Any) -> int:
         ids = part.get("ids")
         count += len(ids) if isinstance(ids, list) else "SpecialToken" in part
     return count
+
+
+def _repeats_text(post_processor: Any) -> bool:
+    """Tell whether a template holds the same text twice; templates one after another would multiply it."""
+    for part in _parts([post_processor]):
+        for pieces in part.values():
+            found = (
+                [piece.get("Sequence") for piece in pieces if isinstance(piece, dict)]
+                if isinstance(pieces, list)
+                else []
+            )
+            texts = [str(text.get("id")) for text in found if isinstance(text, dict)]
+            if len(set(texts)) < len(texts):
+                return True
+    return False

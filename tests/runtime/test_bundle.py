@@ -253,6 +253,11 @@ def test_what_is_no_bundle(folder, place, complaint):
         Bundle.open(folder.parent / place)
 
 
+def test_a_name_that_no_file_can_have_is_no_bundle():
+    with pytest.raises(BundleError, match="no such directory"):
+        Bundle.open("x" * 300)
+
+
 def test_a_newer_format_is_told_before_other_files_are_looked_at(folder):
     write(folder, FILES, format="2.0")
     (folder / "config.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,14 +126,27 @@ def limited(sample_bundle: Path) -> Callable[..., tuple[Session, Device5]]:
 @pytest.mark.parametrize("error", [FULL, LIMIT, "std::bad_alloc"])
 def test_a_batch_that_does_not_fit_is_run_in_parts(limited: Callable[..., Any], error: str) -> None:
     session, device = limited(20, error)
+    session._device = Device("cuda")
     whole = batch(11)
     found = session.run(whole)
     assert device.asked == [11, 5, 2, 3, 3, 3]
     np.testing.assert_allclose(found, device.real(whole), rtol=0, atol=1e-6)
 
 
-def test_what_did_not_fit_once_is_not_tried_again(limited: Callable[..., Any]) -> None:
+def test_on_the_cpu_the_next_batch_is_tried_as_it_is(limited: Callable[..., Any]) -> None:
     session, device = limited(20)
+    assert session.run(batch(8)).shape == (8, 2)
+    assert device.asked == [8, 4, 4]
+    device.most = 1000
+    session.run(batch(16))
+    assert device.asked[3:] == [16]
+
+
+def test_on_cuda_what_did_not_fit_once_is_not_tried_again_for_a_minute(
+    limited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, device = limited(20)
+    session._device = Device("cuda")
     session.run(batch(8))
     assert device.asked == [8, 4, 4]
     device.asked.clear()
@@ -143,6 +157,14 @@ def test_what_did_not_fit_once_is_not_tried_again(limited: Callable[..., Any]) -
     device.most, device.asked = 10, []
     session.run(batch(4))
     assert device.asked == [4, 2, 2]
+    device.most, device.asked = 1000, []
+    session.run(batch(4))
+    assert device.asked == [2, 2]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    session.run(batch(16))
+    session.run(batch(16))
+    assert device.asked == [2, 2, 16, 16]
 
 
 def test_one_text_that_does_not_fit(limited: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import os
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from torchless.parallel import Begun, ahead
+from untraced import UNTRACED
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -78,13 +82,94 @@ def test_closing_waits_for_what_is_under_way() -> None:
     assert ended == [0, 1]
 
 
-def test_without_threads_the_caller_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object) -> None:
-        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_where_no_more_threads_start_each_is_done_once(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    start, left = threading.Thread.start, started
 
-    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", refuse)
-    names = list(ahead(lambda _: threading.current_thread().name, range(9), 2))
-    assert names == [threading.current_thread().name] * 9
+    def refuse(thread: threading.Thread) -> None:
+        nonlocal left
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[tuple[int, bool]] = []
+    caller = threading.current_thread()
+
+    def work(i: int) -> int:
+        done.append((i, threading.current_thread() is caller))
+        return i
+
+    assert list(ahead(work, range(12), 4)) == list(range(12))
+    assert sorted(i for i, _ in done) == list(range(12))
+    if not started:
+        assert all(by_caller for _, by_caller in done)
+
+
+def test_errors_without_threads_come_in_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    results = ahead(lambda i: 6 // (2 - i), range(9), 1)
+    assert [next(results), next(results)] == [3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_nothing_of_an_item_is_kept_once_it_is_done() -> None:
+    class Item:
+        pass
+
+    alive: list[weakref.ref[Item]] = []
+
+    def items() -> Iterator[Item]:
+        for _ in range(50):
+            item = Item()
+            alive.append(weakref.ref(item))
+            yield item
+            del item
+
+    assert max(sum(item() is not None for item in alive) for _ in ahead(lambda _: None, items(), 2)) <= 8
+
+
+ENDING = """
+import atexit, sys, threading, time
+from torchless.parallel import ahead
+def work():
+    print(sum(ahead(lambda i: i, range(100), 3)))
+def late():
+    threading.main_thread().join()
+    work()
+"""
+
+
+@pytest.mark.parametrize("last", ["threading.Thread(target=late).start()", "atexit.register(work)"])
+def test_begun_while_the_interpreter_ends(last: str) -> None:
+    done = run_script(ENDING + last)
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("4950", "", 0)
+
+
+def test_one_that_nobody_ends_keeps_no_process_from_ending() -> None:
+    done = run_script(ENDING + "results = ahead(abs, range(100), 2); print(next(results)); sys.last = results")
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("0", "", 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_in_a_forked_process() -> None:
+    assert sum(ahead(abs, range(10), 2)) == 45
+    child = os.fork()
+    if child == 0:
+        os._exit(sum(ahead(abs, range(10), 2)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 45
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=UNTRACED, check=False
+    )
 
 
 class TestBegun:

@@ -80,6 +80,21 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     probe.probe(stranger, "fp32", CPU)
 
 
+def test_a_cache_that_cannot_be_is_no_error(stranger: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/" + "x" * 5000)
+    probe.probe(stranger, "fp32", CPU)
+
+
+def test_whatever_this_process_imports_from(stranger: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no string there is let lie by Python; and "" is the working directory, which may be gone."""
+    monkeypatch.setattr(sys, "path", [tmp_path, "", *sys.path])
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    if os.name == "posix":
+        (tmp_path / "gone").rmdir()
+    probe.probe(stranger, "fp32", CPU)
+
+
 def test_without_a_home_nothing_is_noted(stranger: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")

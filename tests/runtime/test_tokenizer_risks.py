@@ -26,6 +26,10 @@ def template(tokens: int, ids: int = 1) -> dict[str, Any]:
     return {"single": [{"SpecialToken": {"id": "x"}}] * tokens, "special_tokens": {"x": {"ids": [0] * ids}}}
 
 
+def texts(*names: str) -> dict[str, Any]:
+    return {"single": [{"Sequence": {"id": name, "type_id": i}} for i, name in enumerate(names)]}
+
+
 PATTERN, LONG, PARTS = "the regular expression", "over 100 times as long", "over 100 parts"
 
 
@@ -60,6 +64,12 @@ PATTERN, LONG, PARTS = "the regular expression", "over 100 times as long", "over
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": 3}, None),
         ("normalizer", [{"type": "NFC"}] * 100, None),
         ("normalizer", [{"type": "NFC"}] * 101, PARTS),
+        ("normalizer", [{"type": "ByteLevel"}] * 6, None),
+        ("normalizer", [{"type": "ByteLevel"}] * 7, LONG),
+        ("pre_tokenizer", [{"type": "ByteLevel"}] * 7, LONG),
+        ("post_processor", texts("A", "B"), None),
+        ("post_processor", texts("A", "A"), "repeats a text"),
+        ("post_processor", [texts("A"), texts("B", "A"), texts("B", "A", "B")], "repeats a text"),
         ("post_processor", template(99), None),
         ("post_processor", template(100), "over 100 special tokens"),
         ("post_processor", template(1, 99), None),
@@ -79,7 +89,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(
         st.sampled_from(["type", "pattern", "content", "Regex", "String", "prepend", "precompiled_charsmap", "ids",
-                         "normalizers"]), inner),
+                         "normalizers", "Sequence"]), inner),
     max_leaves=20,
 )  # fmt: skip
 

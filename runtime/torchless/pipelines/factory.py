@@ -163,7 +163,11 @@ def open_bundle(
 
 
 def _open_directory(folder: Path, name: str, *, trust: bool, local: bool = True) -> Bundle:
-    if (folder / MANIFEST_NAME).exists():
+    try:
+        described = (folder / MANIFEST_NAME).exists()
+    except OSError:  # opening it says why it may not even be looked at
+        described = True
+    if described:
         # Anybody can write a manifest. Who put this one on the local disk may well do more than that.
         return Bundle.open(folder, trusted=trust or local)
     from torchless import hub_layout

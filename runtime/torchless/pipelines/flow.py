@@ -94,6 +94,20 @@ class _Encoded(NamedTuple):
     failures: list[tuple[list[int], InputError]]
 
 
+class _Ran(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        texts: those of it that could be run.
+        rows: the output float32, a row a text.
+        failures: the others, and why.
+    """
+
+    texts: list[int]
+    rows: NDArray[np.float32]
+    failures: list[tuple[int, InferenceError]]
+
+
 class Flow(abc.ABC):
     """Takes inputs in any form to answers; a subclass says how a batch is run and what is made of its output."""
 
@@ -158,11 +172,10 @@ class Flow(abc.ABC):
         """
         answers: list[Any] = [None] * len(items)
 
-        def fail(places: Iterable[int], error: TorchlessError) -> None:
+        def fail(place: int, error: TorchlessError) -> None:
             if not call.keep_errors:
                 raise error
-            for place in places:
-                answers[place] = error
+            answers[place] = error
 
         texts: list[TextInput] = []
         places: list[int] = []
@@ -170,7 +183,7 @@ class Flow(abc.ABC):
             try:
                 texts.append(read_text(item, None if first is None else first + place, call.text_pair))
             except InputError as error:
-                fail([place], error)
+                fail(place, error)
             else:
                 places.append(place)
         for batch in self._outputs(self._windows(texts, places, call), call, first or 0, fail):
@@ -183,14 +196,15 @@ class Flow(abc.ABC):
         windows: Sequence[_Window],
         call: Call,
         first: int,
-        fail: Callable[[Iterable[int], TorchlessError], None],
+        fail: Callable[[int, TorchlessError], None],
     ) -> Iterator[Batch]:
         """Yield the outputs batch by batch, each place once or in `fail`, in no set order."""
         encode = functools.partial(self._encode_window, call, first)
         encodings = ahead(encode, windows, 1) if len(windows) > 1 else map(encode, windows)
         for encoded in self._waits.watch("tokenizer", encodings):
-            for places, cause in encoded.failures:
-                fail(places, cause)
+            for places, error in encoded.failures:
+                for place in places:
+                    fail(place, _at(first + place, error))
             if call.arguments.on_truncation is not None:
                 for place in sorted(encoded.cut):
                     call.arguments.on_truncation(first + place)
@@ -198,11 +212,12 @@ class Flow(abc.ABC):
             batches = self._plan([call.arguments.padded(length) for length in lengths], call.batch_size)
             run = functools.partial(self._run, encoded.encodings, call)
             outputs = ahead(run, batches, self._workers) if self._workers > 1 < len(batches) else map(run, batches)
-            for batch, rows in zip(batches, self._waits.watch("device", outputs), strict=True):
-                if isinstance(rows, InferenceError):
-                    fail(itertools.chain.from_iterable(encoded.places[i] for i in batch), rows)
-                else:
-                    yield from _spread(batch, rows, lengths, encoded.places)
+            for ran in self._waits.watch("device", outputs):
+                for text, cause in ran.failures:
+                    for place in encoded.places[text]:
+                        fail(place, InferenceError(f"text {first + place}: {cause}"))
+                if ran.texts:
+                    yield from _spread(ran.texts, ran.rows, lengths, encoded.places)
 
     def _windows(self, texts: list[TextInput], places: list[int], call: Call) -> list[_Window]:
         step = self._whole_batches(self._profile.window or WINDOW, call.batch_size)
@@ -275,16 +290,30 @@ class Flow(abc.ABC):
                     )
         return encodings
 
-    def _run(
-        self, encodings: Sequence[Encoding], call: Call, batch: Sequence[int]
-    ) -> NDArray[np.float32] | InferenceError:
+    def _run(self, encodings: Sequence[Encoding], call: Call, batch: list[int]) -> _Ran:
         inputs = self._collate([encodings[i] for i in batch], call.arguments)
+        return self._run_apart(batch, inputs) if call.keep_errors else _Ran(batch, self.forward(inputs), [])
+
+    def _run_apart(self, batch: list[int], inputs: Arrays) -> _Ran:
+        """Run a batch, padded as it is; where it fails in two halves, and those again, down to the texts it fails for.
+
+        One text may well spoil the others: in int8 they share a scale.
+        """
         try:
-            return self.forward(inputs)
+            return _Ran(batch, self.forward(inputs), [])
         except InferenceError as error:
-            if not call.keep_errors or self._is_closed:
+            if self._is_closed:
                 raise
-            return error
+            if len(batch) == 1:
+                return _Ran([], np.empty(0, np.float32), [(batch[0], error)])
+        parts = []
+        for half in (slice(len(batch) // 2), slice(len(batch) // 2, None)):
+            parts.append(self._run_apart(batch[half], {name: array[half] for name, array in inputs.items()}))
+        return _Ran(
+            [text for part in parts for text in part.texts],
+            np.concatenate([part.rows for part in parts if part.texts] or [parts[0].rows]),
+            [failure for part in parts for failure in part.failures],
+        )
 
     def _collate(self, encodings: Sequence[Encoding], arguments: TokenizerArguments) -> Arrays:
         return collate(encodings, arguments, self._tokenizer.spec, self._graph_inputs)
@@ -307,6 +336,15 @@ class Flow(abc.ABC):
         if batch_size and self._keeps_order:
             return max(rows // batch_size, 1) * batch_size
         return rows
+
+
+def _at(index: int, error: InputError) -> InputError:
+    """Return `error` as that of the same text where it stands again."""
+    if index == error.index:
+        return error
+    again = type(error)(f"text {index}{str(error).removeprefix(f'text {error.index}')}", index)
+    again.__cause__ = error.__cause__
+    return again
 
 
 def _spread(

@@ -10,6 +10,7 @@ on others.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,9 @@ def probe(bundle: Bundle, variant: str, device: Device) -> None:
         TorchlessError: what opening the pipeline raises there, as it would here.
     """
     note = _note(bundle, variant, device) if bundle.verified else None
-    if note is not None and note.is_file():
+    if note is not None and os.path.isfile(note):
         return
-    size = sum(_size(bundle.path / name) for name in _model_files(bundle, variant))
+    size = sum(_size(bundle.folder / name) for name in _model_files(bundle, variant))
     _try(bundle, variant, device, SECONDS + size / _BYTES_A_SECOND, _MEMORY + _COPIES * size)
     if note is not None:
         try:
@@ -64,10 +66,10 @@ def _try(bundle: Bundle, variant: str, device: Device, seconds: float, memory: i
         raise BundleError(
             f"{bundle.path}: cannot be tried in a process of its own here; pass trust=True if you know where it is from"
         )
-    request = {"model": str(bundle.path.absolute()), "variant": variant, "device": str(device), "memory": memory}
+    request = {"model": str(bundle.folder), "variant": variant, "device": str(device), "memory": memory}
     # -P: a module that lies in the working directory is not to be imported unless it would be here.
     command = [sys.executable, "-P", "-W", "ignore", "-m", "torchless.probe", json.dumps(request)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_paths())}
     try:
         done = subprocess.run(
             command,
@@ -98,6 +100,15 @@ def _try(bundle: Bundle, variant: str, device: Device, seconds: float, memory: i
     )
 
 
+def _import_paths() -> Iterator[str]:
+    """Yield where this process imports from, for one that may start elsewhere."""
+    for path in sys.path:
+        # Others than strings are let lie there, and not looked at; "" is the working directory, if there still is one.
+        if isinstance(path, str):
+            with contextlib.suppress(OSError):
+                yield path or os.getcwd()
+
+
 _STRANGE = "it is broken or made to harm: fetch it again from a place you trust, or export the checkpoint yourself"
 
 
@@ -123,8 +134,8 @@ def _cause(status: int) -> str:
 def _model_files(bundle: Bundle, variant: str) -> list[str]:
     names = list(bundle.manifest.variants[variant].files)
     if not bundle.verified:  # whose external data nobody lists
-        folder = (bundle.path / names[0]).parent
-        names += [str((folder / name).relative_to(bundle.path)) for name in os.listdir(folder) if "data" in name]
+        folder = (bundle.folder / names[0]).parent
+        names += [str((folder / name).relative_to(bundle.folder)) for name in os.listdir(folder) if "data" in name]
     return names
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import shlex
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import torchless
+from torchless.bundle import Bundle
 from torchless.errors import BundleError, CheckpointError, InputError, InputTypeError, TorchlessWarning
 from torchless.pipelines import factory
 from torchless.pipelines.factory import open_bundle, pipeline
@@ -34,6 +36,24 @@ def test_a_bundle(sample_bundle: Path, task: str | None, form: type) -> None:
     with pipeline(task, form(sample_bundle)) as pipe:
         assert isinstance(pipe, torchless.TextClassificationPipeline)
         assert pipe("a fine film")[0]["label"] == "POSITIVE"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+def test_a_directory_that_may_not_be_looked_into() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # unlike tmp_path's, its parents are anybody's
+        os.chmod(folder, 0o755)
+        locked = Path(folder, "locked")
+        locked.mkdir(mode=0o600)
+        user = os.geteuid()
+        try:
+            if user == 0:  # who may do anything
+                os.seteuid(65534)
+            with pytest.raises(BundleError, match=r"torchless\.json: cannot be read: Permission denied"):
+                pipeline(model=locked)
+            with pytest.raises(BundleError, match="no such directory"):
+                Bundle.open(locked / "bundle")
+        finally:
+            os.seteuid(user)
 
 
 def test_the_public_name_is_this_function() -> None:

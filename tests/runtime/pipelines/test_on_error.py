@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -36,8 +37,9 @@ def test_each_error_stands_in_the_place_of_its_answer(
     for index, (name, item, answer) in enumerate(zip(names, items, answers, strict=True)):
         if name in BAD:
             assert isinstance(answer, InputError)
-            # A text that stands twice is tokenized once, and its error names the first place.
-            assert answer.index == index or (name in ("too long", "surrogate") and items[answer.index] == item)
+            assert answer.index == index
+            assert re.search(rf"\b{index}\b", str(answer))
+            assert not any(answer is other for other in answers[:index])
         else:
             assert answer == pytest.approx(pipe(item)[0], abs=1e-5)
     if set(names) & set(BAD):
@@ -82,6 +84,43 @@ def test_a_batch_that_the_graph_fails_on(sample_bundle: Path, monkeypatch: pytes
             pipe(texts, batch_size=1)
         monkeypatch.undo()
         assert pipe(texts, batch_size=1) == wanted
+
+
+@pytest.mark.parametrize("profile", ["latency", "throughput"])
+@pytest.mark.parametrize("on_stream", [False, True])
+def test_one_text_that_the_graph_fails_on_fails_alone(
+    sample_bundle: Path, monkeypatch: pytest.MonkeyPatch, profile: str, on_stream: bool
+) -> None:
+    texts = ["fine", "a dull film", "one more text", "terrible", "no", "terrible", "and the last of them"]
+    with torchless.pipeline(model=sample_bundle, variant="fp32", profile=profile, threads=2) as pipe:
+        wanted = pipe(texts)
+        bad = int(pipe.preprocess("terrible")["input_ids"][0, 1])
+        run = pipe._session._run
+        runs: list[int] = []
+
+        def spoil(inputs: Any) -> Any:
+            """Give what an overflow in one text gives where texts share a scale: nothing is a number."""
+            runs.append(len(inputs["input_ids"]))
+            return run(inputs) * (np.nan if (inputs["input_ids"] == bad).any() else 1)
+
+        monkeypatch.setattr(pipe._session, "_run", spoil)
+        answers = list(pipe(iter(texts) if on_stream else texts, on_error="return"))
+        for index, (answer, one) in enumerate(zip(answers, wanted, strict=True)):
+            if texts[index] == "terrible":
+                assert isinstance(answer, InferenceError)
+                assert str(answer).startswith(f"text {index}: row 0 of the model's output is not finite")
+            else:
+                assert answer == pytest.approx(one, abs=1e-5)
+        assert answers[3] is not answers[5]
+        assert len(runs) <= 7  # in halves: not each text alone
+        with pytest.raises(InferenceError, match="not finite"):
+            pipe(texts)
+
+
+def test_where_every_text_fails(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe._session, "_run", lambda inputs: 1 // 0)
+    answers = pipe(["fine", "dull", "no"], on_error="return")
+    assert [str(answer)[:7] for answer in answers] == ["text 0:", "text 1:", "text 2:"]
 
 
 def test_features(features_bundle: Path) -> None:

@@ -36,6 +36,15 @@ def test_the_model_is_hashed_before_anything_heavy_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_what_a_cpu_pipeline_never_asks_is_not_imported(sample_bundle: Path) -> None:
+    code = (
+        f"import sys, torchless; torchless.pipeline(model={str(sample_bundle)!r}, device='cpu')('a')\n"
+        "print([name for name in ('importlib.metadata', 'concurrent.futures.thread') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_device_and_variant_are_chosen_at_once(sample_bundle: Path) -> None:
     begun = Opening(Bundle.open(sample_bundle), device="auto", variant="fp32")
     assert begun.device.kind == "cpu"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +65,15 @@ class TestPickle:
         data = pickle.dumps(torchless.pipeline(model=sample_bundle.name, device="cpu"))
         monkeypatch.chdir("/")
         assert pickle.loads(data)("dull")
+
+    def test_where_the_working_directory_changed_since(
+        self, sample_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(sample_bundle.parent)
+        pipe = torchless.pipeline(model=sample_bundle.name, device="cpu")
+        assert pipe.bundle == Path(sample_bundle.name)
+        monkeypatch.chdir("/")
+        assert pickle.loads(pickle.dumps(pipe))("dull") == pipe("dull")
 
     def test_a_closed_one_is_refused(self, sample_bundle: Path) -> None:
         closed = torchless.pipeline(model=sample_bundle, device="cpu")
@@ -217,3 +228,36 @@ def test_what_a_forked_process_cannot_do(bundle_copy: Path, tmp_path: Path, how:
     assert len(lines) == 2, (done.stdout, done.stderr)
     assert re.match(says, lines[0]), lines
     assert lines[1] == "7 1"
+
+
+# A user who asked for the tokenizers library's threads, and a working directory that is another than the bundle was
+# named from.
+SETTLED = """
+import os, sys
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+import torchless
+folder, name = os.path.split(sys.argv[1])
+os.chdir(folder)
+pipe = torchless.pipeline(model=name, device="cpu", variant="fp32")
+texts = [f"fine film {i}" for i in range(200)]
+wanted = pipe(texts)
+os.chdir("/")
+child = os.fork()
+if child == 0:
+    os._exit(0 if pipe(texts) == wanted else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("variable", ["true", "false"])
+def test_forked_with_the_tokenizers_threads_and_from_elsewhere(sample_bundle: Path, variable: str) -> None:
+    script = SETTLED.replace('"true"', f'"{variable}"')
+    # In a session of its own, so that a child that hangs is ended with its parent.
+    command = [sys.executable, "-c", script, str(sample_bundle)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.communicate(timeout=60)[0] == "0\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
