@@ -9,6 +9,7 @@ import abc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,15 @@ class Measured:
         differences: what the record says of it, by the names there; see `Comparison.names`.
         drift: the largest and mean change of a text's answer with its company in a batch, by the names of `names`.
         agree: for each text whether both give the same answer.
+        original, found: for each text the label that each gives; None where a text has not one of several labels.
     """
 
     largest: float
     differences: Mapping[str, float]
     drift: Mapping[str, float]
     agree: NDArray[np.bool_]
+    original: NDArray[np.int64] | None = None
+    found: NDArray[np.int64] | None = None
 
 
 class Comparison(abc.ABC):
@@ -61,16 +65,14 @@ class Comparison(abc.ABC):
         """Take what both gave for the text number `text`, in a batch; None: the variant failed on it."""
 
     @abc.abstractmethod
-    def add_alone(self, text: int, found: Float32 | None) -> None:
-        """Take what the variant gave for a text on its own, after all of `add`; None: it failed."""
+    def add_again(self, text: int, found: Float32 | None) -> None:
+        """Take what the variant gave for a text in other company, after all of `add`; None: it failed."""
 
     @abc.abstractmethod
     def measure(self, slack: float) -> Measured:
         """Return what was found; `slack` is a difference of elements under which a tie may fall either way."""
 
-    def _named(
-        self, largest: float, changes: Sequence[float], drifts: Sequence[float]
-    ) -> dict[str, Mapping[str, float]]:
+    def _named(self, largest: float, changes: Sequence[float], drifts: Sequence[float]) -> dict[str, Any]:
         element, most, mean = self.names
         return {
             "differences": {
@@ -94,31 +96,38 @@ class LogitComparison(Comparison):
         self.bounded = problem_type != "regression"
         self._original: dict[int, Float32] = {}
         self._found: dict[int, Float32] = {}
-        self._alone: dict[int, Float32] = {}
+        self._again: list[tuple[int, Float32]] = []
 
     def add(self, text: int, original: Float32, found: Float32 | None) -> None:
         """Keep both rows of logits (labels,)."""
         self._original[text], self._found[text] = original, _like(original, found)
 
-    def add_alone(self, text: int, found: Float32 | None) -> None:
+    def add_again(self, text: int, found: Float32 | None) -> None:
         """Keep the row of logits (labels,)."""
-        self._alone[text] = _like(self._original[text], found)
+        self._again.append((text, _like(self._original[text], found)))
 
     def measure(self, slack: float) -> Measured:
         """Compare logits, scores and labels."""
         texts = sorted(self._original)
         original = np.stack([self._original[text] for text in texts])
         found = np.stack([self._found[text] for text in texts])
-        alone = np.stack([self._alone[text] for text in self._alone])
-        beside = np.stack([self._found[text] for text in self._alone])
-        wanted = np.stack([self._original[text] for text in self._alone])
+        again = np.stack([logits for _, logits in self._again])
+        beside = np.stack([self._found[text] for text, _ in self._again])
+        wanted = np.stack([self._original[text] for text, _ in self._again])
         function = choose_function(None, self._problem_type, original.shape[-1])
         with np.errstate(invalid="ignore"):  # differences of infinities are told of as such
             changes = np.abs(function(found) - function(original)).max(axis=-1)
-            drifts = np.abs(function(alone) - function(beside)).max(axis=-1)
-            largest = max(_largest(found - original), _largest(alone - wanted))
+            drifts = np.abs(function(again) - function(beside)).max(axis=-1)
+            largest = max(_largest(found - original), _largest(again - wanted))
         agree = answers_agree(original, found, self._problem_type, slack)
-        return Measured(largest=largest, agree=agree, **self._named(largest, changes.tolist(), drifts.tolist()))
+        one_of_several = self._problem_type == "single_label_classification" and original.shape[-1] > 1
+        return Measured(
+            largest=largest,
+            agree=agree,
+            original=original.argmax(axis=-1) if one_of_several else None,
+            found=found.argmax(axis=-1) if one_of_several else None,
+            **self._named(largest, changes.tolist(), drifts.tolist()),
+        )
 
 
 class HiddenStateComparison(Comparison):
@@ -130,7 +139,7 @@ class HiddenStateComparison(Comparison):
     tolerance = {"cosine": COSINE}  # noqa: RUF012 - an attribute of the class, as in its base
 
     def __init__(self, alone: Sequence[int]) -> None:
-        """Keep the outputs of the texts numbered in `alone`, which `add_alone` will be told of."""
+        """Keep the outputs of the texts numbered in `alone`, which `add_again` will be told of."""
         self._kept = frozenset(alone)
         self._pairs: dict[int, tuple[Float32, Float32]] = {}
         self._distances: dict[int, float] = {}
@@ -145,9 +154,9 @@ class HiddenStateComparison(Comparison):
         self._distances[text] = cosine_distance(original, found)
         self._largest = max(self._largest, _largest(found - original))
 
-    def add_alone(self, text: int, found: Float32 | None) -> None:
+    def add_again(self, text: int, found: Float32 | None) -> None:
         """Compare (sequence, hidden) with both of what `add` was told."""
-        original, together = self._pairs.pop(text)
+        original, together = self._pairs[text]
         found = _like(original, found)
         self._drifts.append(cosine_distance(together, found))
         self._largest = max(self._largest, _largest(found - original))
@@ -178,6 +187,32 @@ def answers_agree(original: Float32, found: Float32, problem_type: str, slack: f
     lead = original.max(axis=-1) - np.take_along_axis(original, chosen[:, None], axis=-1)[:, 0]
     agree: NDArray[np.bool_] = (chosen == original.argmax(axis=-1)) | (lead <= slack)
     return agree
+
+
+def leads(original: Float32, found: Float32, problem_type: str) -> tuple[Float32, Float32]:
+    """Return how far each row of logits (batch, labels) is from another answer: in the original, and as found.
+
+    Both (batch,) float32. The answers agree where what was found is above 0: see `answers_agree`.
+    Single label: the lead of the original's label over the next. Several labels: the smallest distance from 0.5,
+    negative on the other side. Regression: what is left of the difference that is still agreement.
+    """
+    rows = np.arange(len(original))
+    if problem_type == "regression":
+        allowed = 0.1 * np.maximum(original.std(axis=0), np.float32(1e-6))
+        least: Float32 = np.broadcast_to(allowed, original.shape).min(axis=-1).astype(np.float32)
+        return least, (allowed - np.abs(found - original)).min(axis=-1)
+    if problem_type == "multi_label_classification" or original.shape[-1] == 1:
+        side = np.where(original > 0, np.float32(1), np.float32(-1))
+        return np.abs(original).min(axis=-1), (found * side).min(axis=-1)
+    chosen = original.argmax(axis=-1)
+
+    def lead(logits: Float32) -> Float32:
+        others = logits.copy()
+        others[rows, chosen] = -np.inf
+        ahead: Float32 = logits[rows, chosen] - others.max(axis=-1)
+        return ahead
+
+    return lead(original), lead(found)
 
 
 def cosine_distance(one: Float32, other: Float32) -> float:

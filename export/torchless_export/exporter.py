@@ -8,22 +8,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx
 
 from torchless.devices import Device
 from torchless.errors import InputError, ParityError
 from torchless.manifest import MANIFEST_NAME, Variant
 from torchless.session import cuda_problem
-from torchless_export import converters, parity, tuning
+from torchless_export import converters, int8, parity, tuning
 from torchless_export.bundling import Bundling, save
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
 from torchless_export.converters import Converter
 from torchless_export.graph import Form, Target, candidates, for_left_padding
 from torchless_export.half import to_float16
+from torchless_export.int8 import Wanted, advice
 from torchless_export.originals import Original, open_original
-from torchless_export.parity import Arrays, Parity
-from torchless_export.quantize import quantize_dynamic_int8
+from torchless_export.parity import Parity
+from torchless_export.quantize import quantize_int8
 from torchless_export.report import ExportReport, VariantReport
 from torchless_export.texts import TextInput, TextSet, default_texts, load_texts, over_long
 from torchless_export.tuning import Shape, Tuning
@@ -34,10 +34,6 @@ VARIANTS = ("fp32", "int8", "fp16")
 # What the gate keeps of a text: every length up to here is judged, and a model of 8,192 positions need not
 # hold 8,192 x 8,192 attention weights for it.
 _JUDGED_LENGTH = 1024
-
-# Texts on which the columns that would saturate are counted: for the report alone, since what is done about them
-# holds for every text.
-_COUNTED = 16
 
 # Texts that judge where no agreement was promised: fp32 is either equal or not, and of the rest nothing is asked.
 _UNPROMISED = 64
@@ -55,6 +51,9 @@ def export(
     calibration: str | os.PathLike[str] | Sequence[TextInput] | None = None,
     min_agreement: float = 0.99,
     tune: bool | str | Sequence[str | Shape] | None = None,
+    shapes: str | Sequence[str | Shape] | None = None,
+    batch_invariant: bool = False,
+    sensitivity: bool = False,
     force: bool = False,
     revision: str | None = None,
     progress: Progress = lambda step, done, total: None,
@@ -69,12 +68,17 @@ def export(
         task: "text-classification" or "feature-extraction"; None: what the config says.
         converter: "graph", which writes the graph from the weights, "optimum", which has PyTorch trace the model, or
             "auto": the first where it knows the architecture.
-        calibration: texts that judge, as a file or a sequence; None: the set that ships with this package.
+        calibration: texts, as a file or a sequence; None: the set that ships with this package. Most of them judge; the
+            others choose how int8 is made. Of a file with labels, accuracy is reported too (`texts.load_texts`).
         min_agreement: the share of answers that a variant other than fp32 must keep; 0 asks for none, and a few texts
             judge.
         tune: time the few forms that a graph can be written in, on this machine, and keep the fastest that passes:
             True, or the shapes (batch, tokens) to time, as "1x16,32x32" or a sequence of such; None: the form that
             won where it was measured before.
+        shapes: as those of `tune`: at which int8 recipes are timed where plain int8 is not good enough; None: those
+            of `tune`, or 1x16 and 32x32.
+        batch_invariant: make int8 whose answer to a text does not change with its company in a batch, to 1e-6.
+        sensitivity: measure what each group of products alone does in int8, for the report.
         force: replace an existing bundle.
         revision: branch, tag or commit, for a hub id; the commit is recorded.
         progress: called with (step, done, total) as the export goes on.
@@ -92,28 +96,32 @@ def export(
     min_agreement = check_min_agreement(min_agreement)
     if converter not in converters.NAMES:
         raise InputError(f"converter is {converter!r}, wanted one of {', '.join(converters.NAMES)}")
-    shapes = tuning.read_shapes(tune)
+    tuned = tuning.read_shapes(tune)
+    timed = tuning.read_shapes(shapes) or tuned or tuning.DEFAULT_SHAPES
     clock = _Clock(progress)
     with DirectoryWriter(bundle, force=force) as writer:
         with clock.step("read"):
             source = open_checkpoint(checkpoint, task=task, revision=revision)
-            texts = load_texts(calibration)
+            one_of_several = source.problem_type == "single_label_classification"
+            texts = load_texts(calibration, source.labels if one_of_several else ())
             way = converters.choose_converter(converter, source)
-            if shapes and not way.tunable:
+            if tuned and not way.tunable:
                 raise InputError(f"{source.name}: tune: the converter {way.name} has nothing to tune; leave it out")
         try:
             with clock.step("load"):
                 original = open_original(source)
             bundling = Bundling(source, original, way.name, writer.folder)
-            making = _Making(source, original, way, texts, bundling, shapes, clock)
+            wanted = Wanted(min_agreement, batch_invariant, timed, sensitivity)
+            making = _Making(source, original, way, texts, bundling, tuned, wanted, clock)
             for variant in chosen:
                 making.make(variant)
-            report = making.judge(chosen, min_agreement)
+            report = making.judge(chosen)
         except OSError as error:
             raise writer.refusal(error) from error
         if not report.passed:
             name, failed = next((n, v.parity) for n, v in report.variants.items() if not v.parity.passed)
-            raise ParityError(f"{source.name}: {name} refused: {failed.failures[0]}; nothing was written", report)
+            reason = failed.failures[0] + (advice(report) if name == "int8" else "")
+            raise ParityError(f"{source.name}: {name} refused: {reason}; nothing was written", report)
         with clock.step("write"):
             try:
                 (writer.folder / MANIFEST_NAME).write_text(bundling.manifest.to_json(), encoding="utf-8", newline="\n")
@@ -134,6 +142,7 @@ class _Making:
         texts: TextSet,
         bundling: Bundling,
         shapes: Sequence[Shape],
+        wanted: Wanted,
         clock: _Clock,
     ) -> None:
         self._source = source
@@ -142,9 +151,9 @@ class _Making:
         self._texts = texts
         self._bundling = bundling
         self._shapes = shapes
+        self._wanted = wanted
         self._clock = clock
         self._length = min(bundling.manifest.tokenizer.max_length or _JUDGED_LENGTH, _JUDGED_LENGTH)
-        self._calibration: list[Arrays] | None = None
         self._tunings: dict[str, Tuning] = {}
         # The graph in float32 that was made last, since every variant starts from one.
         self._graphs: dict[Form | None, onnx.ModelProto] = {}
@@ -158,9 +167,9 @@ class _Making:
             forms = [trial.form for trial in self._tunings[name].trials]
         self._write(name, forms[0] if forms else None)
 
-    def judge(self, variants: Sequence[str], min_agreement: float) -> ExportReport:
+    def judge(self, variants: Sequence[str]) -> ExportReport:
         """Run the gate; a variant that fails is written in its next form, and judged again, until one passes."""
-        verdicts = self._judge(variants, min_agreement)
+        verdicts = self._judge(variants)
         tried = dict.fromkeys(variants, 1)
         while again := [
             name
@@ -170,7 +179,7 @@ class _Making:
             for name in again:
                 self._write(name, self._tunings[name].trials[tried[name]].form)
                 tried[name] += 1
-            verdicts |= self._judge(again, min_agreement)
+            verdicts |= self._judge(again)
         for name, verdict in verdicts.items():
             self._bundling.judged(name, verdict.to_manifest())
         made = self._bundling.manifest.variants
@@ -216,11 +225,29 @@ class _Making:
             rounded = to_float16(graph)
             return rounded, self._bundling.describe(name, rounded)
         with self._clock.step("quantize") as tell:
-            batches = self._calibrating(graph) if calibrated else []
-            quantized = quantize_dynamic_int8(graph, batches, progress=tell)
-            record = quantized.saturation | {"embeddings": len(quantized.embeddings)}
+            if not calibrated:
+                quantized = quantize_int8(graph, [])
+                return quantized.model, self._bundling.describe(name, quantized.model, isa=quantized.isa)
+            described = self._bundling.describe(name, graph)
+            with self._bundling.scratch() as scratch:
+                found = int8.make(graph, described, self._int8_source(), self._wanted, scratch=scratch, progress=tell)
+            quantized = found.quantized
+            record = quantized.saturation | {"embeddings": len(quantized.embeddings)} | dict(found.record)
             described = self._bundling.describe(name, quantized.model, isa=quantized.isa, quantization=record)
             return quantized.model, described
+
+    def _int8_source(self) -> int8.Source:
+        tokenizer = self._bundling.manifest.tokenizer
+        return int8.Source(
+            calibrating=self._texts.calibrating,
+            widening=self._texts.widening,
+            encode=lambda texts: self._original.encode(texts, self._length),
+            problem_type=self._source.problem_type if self._source.labels else None,
+            pads=tokenizer.pad_id is not None and tokenizer.padding_side == "right",
+            position_limit=tokenizer.position_limit,
+            # Unsaid, it is the architecture's own default, and every one of those is larger.
+            vocabulary=int(self._source.config.get("vocab_size", 1000)),
+        )
 
     def _graph(self, form: Form | None) -> onnx.ModelProto:
         if form not in self._graphs:
@@ -244,23 +271,9 @@ class _Making:
                 vocabulary = int(self._source.config.get("vocab_size", 1000))
                 return tuning.tune(paths, variant, self._shapes, vocabulary=vocabulary, device=device, progress=tell)
 
-    def _calibrating(self, graph: onnx.ModelProto) -> list[Arrays]:
-        """Return the calibrating texts as graph inputs: alone and together, since a batch shares its range."""
-        if self._calibration is None:
-            rows, names = list(self._texts.calibrating[:_COUNTED]), [i.name for i in graph.graph.input]
-            batches: list[Sequence[TextInput]] = [[text] for text in rows[: len(rows) // 2]]
-            if self._bundling.manifest.tokenizer.pad_id is not None:
-                batches += [rows[i : i + 16] for i in range(0, len(rows), 16)]
-            encoded = (self._original.encode(batch, self._length) for batch in batches)
-            # A tokenizer that gives no token types means the first one.
-            self._calibration = [
-                {name: arrays.get(name, np.zeros_like(arrays["input_ids"])) for name in names} for arrays in encoded
-            ]
-        return self._calibration
-
-    def _judge(self, variants: Sequence[str], min_agreement: float) -> dict[str, Parity]:
+    def _judge(self, variants: Sequence[str]) -> dict[str, Parity]:
         self._graphs.clear()
-        texts = self._texts.judging[: None if min_agreement else _UNPROMISED]
+        texts = self._texts.judging[: None if self._wanted.min_agreement or self._texts.labels else _UNPROMISED]
         with self._clock.step("compare") as tell, contextlib.ExitStack() as stack:
             return parity.judge(
                 {name: stack.enter_context(self._bundling.open(name)) for name in variants},
@@ -268,8 +281,10 @@ class _Making:
                 (*texts, over_long(texts, 8 * self._length)),
                 source=self._texts.source,
                 max_length=self._length,
-                min_agreement=min_agreement,
+                min_agreement=self._wanted.min_agreement,
                 ids_only=default_texts(),
+                labels=self._texts.labels,
+                batch_invariant=self._wanted.batch_invariant,
                 progress=tell,
             )
 

@@ -7,7 +7,8 @@ variant is judged on real texts, batched by length as the runtime batches them, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from torchless.batching import plan_batches
 from torchless.devices import CUDA_PROVIDER
 from torchless.errors import InferenceError
 from torchless.pipelines.base import Pipeline
-from torchless_export.comparison import Comparison, HiddenStateComparison, LogitComparison, json_number
+from torchless_export.comparison import Comparison, HiddenStateComparison, LogitComparison, Measured, json_number
 from torchless_export.texts import PROVING_TEXTS
 
 Arrays = dict[str, NDArray[np.int64]]
@@ -31,6 +32,9 @@ FP32_LOGITS = 1e-4
 FP16_AGREEMENT = 0.999
 FP16_CHANGE = 5e-3
 _ROWS = 32
+# What --batch-invariant promises: the largest change of a score.
+BATCH_INVARIANT = 1e-6
+_PADDING = 24
 # Texts run alone as well, for the change that a batch's company makes.
 _ALONE = 128
 
@@ -64,8 +68,9 @@ class Parity:
         agreement: the share of texts with the same answer; see `comparison.answers_agree` and `comparison.COSINE`.
         agreement_low95: with 95 % confidence the agreement is at least this; see `lower_bound`.
         tolerance: what was asked.
-        batch_drift: how much a text's answer changes with its company in a batch: {"texts"} and the last two of
-            `differences`.
+        batch_drift: how much a text's answer changes with its company: alone, in random batches, and with more padding,
+            each against its batch of texts of like length: {"texts"} and the last two of `differences`.
+        accuracy: {"original", "variant", "texts"}: the shares of answers that are the texts' labels; None: not known.
         failures: what the tolerance does not allow, in words; empty: passed.
         device: "cpu" or "cuda": where the variant was run; one for CUDA on a CPU by an emulation of its arithmetic.
     """
@@ -79,6 +84,7 @@ class Parity:
     agreement_low95: float
     tolerance: Mapping[str, float]
     batch_drift: Mapping[str, float]
+    accuracy: Mapping[str, float] | None = None
     failures: tuple[str, ...] = field(default=())
     device: str = "cpu"
 
@@ -96,6 +102,8 @@ class Parity:
         """Return what the manifest records."""
         record = asdict(self)
         del record["failures"]
+        if record["accuracy"] is None:
+            del record["accuracy"]
         differences: dict[str, float] = record.pop("differences")
         return record | differences | {"proven": self.proven}
 
@@ -109,6 +117,8 @@ def judge(
     max_length: int | None,
     min_agreement: float,
     ids_only: Sequence[TextInput] = (),
+    labels: Sequence[int] | None = None,
+    batch_invariant: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Parity]:
     """Judge each variant's pipeline against the reference.
@@ -121,6 +131,8 @@ def judge(
         max_length: where both cut; None: nowhere.
         min_agreement: for every variant that has no promise of its own, which fp32 and fp16 have.
         ids_only: further texts, of which only the token ids are compared.
+        labels: the right ones of the first texts, as positions among the model's.
+        batch_invariant: int8 fails where a text's answer changes with its company.
         progress: told the texts done and their number.
 
     Returns:
@@ -151,10 +163,10 @@ def judge(
         wrong_ids += _wrong_ids(first, reference, rows, cut)
         done += len(batch)
         progress(done, total)
-    for i in alone:
-        inputs = first.preprocess(texts[i], **cut)
+    for batch, inputs in _companies(first, texts, alone, cut):
         for name, pipeline in pipelines.items():
-            comparisons[name].add_alone(i, *_run(pipeline, inputs))
+            for i, output in zip(batch, _run(pipeline, inputs), strict=True):
+                comparisons[name].add_again(i, output)
     return {
         name: _verdict(
             precision=name,
@@ -165,6 +177,8 @@ def judge(
             min_agreement=min_agreement,
             wrong_ids=wrong_ids,
             device="cuda" if pipelines[name].provider == CUDA_PROVIDER else "cpu",
+            labels=labels,
+            batch_invariant=batch_invariant,
         )
         for name in pipelines
     }
@@ -206,6 +220,8 @@ def _verdict(
     min_agreement: float,
     wrong_ids: Sequence[TextInput],
     device: str,
+    labels: Sequence[int] | None,
+    batch_invariant: bool,
 ) -> Parity:
     measured = comparison.measure(2 * FP32_LOGITS if precision == "fp32" else 0.0)
     agree = measured.agree
@@ -235,6 +251,11 @@ def _verdict(
                 failures.append(f"{change} is {measured.differences[change]:.2g}, more than {FP16_CHANGE:g}")
         if agreement < min_agreement:
             failures.append(f"agreement {agreement:.4f} on {len(agree)} texts, less than {min_agreement:g}")
+        if batch_invariant and precision == "int8":
+            tolerance["batch_drift"] = BATCH_INVARIANT
+            most = max(measured.drift.values())
+            if not most <= BATCH_INVARIANT:
+                failures.append(f"an answer changes with its batch by {most:.2g}, more than {BATCH_INVARIANT:g}")
     return Parity(
         reference=reference,
         texts=len(agree),
@@ -245,9 +266,53 @@ def _verdict(
         agreement_low95=lower_bound(int(agree.sum()), len(agree)),
         tolerance=tolerance,
         batch_drift={"texts": alone, **measured.drift},
+        accuracy=_accuracy(measured, labels),
         failures=tuple(failures),
         device=device,
     )
+
+
+def _accuracy(measured: Measured, labels: Sequence[int] | None) -> dict[str, float] | None:
+    if labels is None or measured.original is None or measured.found is None:
+        return None
+    right = np.asarray(labels)
+    return {
+        "original": float((measured.original[: len(right)] == right).mean()),
+        "variant": float((measured.found[: len(right)] == right).mean()),
+        "texts": len(right),
+    }
+
+
+def _companies(
+    pipeline: Pipeline, texts: Sequence[TextInput], chosen: Sequence[int], cut: Mapping[str, Any]
+) -> Iterator[tuple[list[int], Arrays]]:
+    """Yield the chosen texts again, by their numbers: alone, alone with more padding, and in random batches."""
+    for i in chosen:
+        inputs = pipeline.preprocess(texts[i], **cut)
+        yield [i], inputs
+        if _pads(pipeline) and "attention_mask" in inputs:
+            more = _padded(pipeline, inputs, cut.get("max_length"))
+            if more is not None:
+                yield [i], more
+    if _pads(pipeline):
+        shuffled = list(chosen)
+        random.Random(0).shuffle(shuffled)
+        for start in range(0, len(shuffled), _ROWS):
+            batch = shuffled[start : start + _ROWS]
+            yield batch, pipeline.preprocess([texts[i] for i in batch], **cut)
+
+
+def _padded(pipeline: Pipeline, inputs: Arrays, max_length: int | None) -> Arrays | None:
+    """Return the inputs with up to 24 places more of padding, None where there is no room for any."""
+    length = inputs["input_ids"].shape[1]
+    more = min(_PADDING, max_length - length) if max_length is not None else _PADDING
+    if more < 1:
+        return None
+    spec = pipeline.tokenizer_spec
+    fill = {"input_ids": spec.pad_id or 0, "token_type_ids": spec.pad_type_id}
+    return {
+        name: np.pad(array, ((0, 0), (0, more)), constant_values=fill.get(name, 0)) for name, array in inputs.items()
+    }
 
 
 def _comparison(pipeline: Pipeline, alone: Sequence[int]) -> Comparison:

@@ -17,7 +17,8 @@ TextInput = str | tuple[str, str]
 
 # Enough for a bound on the agreement (1,000 of 1,000 alike: at least 0.997), few enough for a minute of PyTorch.
 _JUDGING = 1000
-_CALIBRATING = 256
+_CALIBRATING = 1024
+_WIDENING = 64
 # Fewer prove no agreement worth the name.
 PROVING_TEXTS = 500
 DEFAULT_SOURCE = "the set that ships with torchless"
@@ -31,27 +32,43 @@ class TextSet:
         judging: the texts that measure a variant.
         calibrating: those that its making may look at; none of them judges.
         source: the file's name, or that it is the default set.
+        labels: of the judging texts, the positions of the right ones among the model's; None: not known.
     """
 
     judging: tuple[TextInput, ...]
     calibrating: tuple[TextInput, ...]
     source: str
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def widening(self) -> tuple[TextInput, ...]:
+        """More texts that the making may look at: others than the user's, so that no range is too narrow for them."""
+        others = () if self.source == DEFAULT_SOURCE else tuple(default_texts()[:: len(default_texts()) // _WIDENING])
+        return tuple(text for text in others if text not in set(self.judging))
 
 
-def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None) -> TextSet:
+def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None, labels: Sequence[str] = ()) -> TextSet:
     """Read `calibration`, a file as `torchless run` reads them or a sequence of texts; None: the default set.
 
-    Duplicates are dropped, the rest is shuffled by a fixed seed and split.
+    Duplicates are dropped, the rest is shuffled by a fixed seed and split. A file may say which label is right, by
+    name or by number from 0: in a column `label`, or in the second column of a file in which that holds nothing else.
+
+    Args:
+        calibration: the texts.
+        labels: the model's, where it gives each text one of several; the file's are read then.
 
     Raises:
-        InputError: the file cannot be read, or there are fewer than two different texts.
+        InputError: the file cannot be read, its column `label` holds what is none of `labels`, or there are fewer than
+            two different texts.
         InputTypeError: an item is no text.
     """
+    right: dict[TextInput, int] = {}
     if calibration is None:
         texts, source = default_texts(), DEFAULT_SOURCE
     elif isinstance(calibration, str | os.PathLike):
         path = os.fspath(calibration)
         texts, source = _read(path), os.path.basename(path)
+        right = _read_labels(path, labels) if labels and path != "-" else {}
     else:
         texts = [item if _is_pair(item) else read_text(item, index) for index, item in enumerate(calibration)]
         source = "texts given by the caller"
@@ -64,7 +81,9 @@ def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None)
     # Those that prove come first: 500 texts shall be enough for the word.
     spare = len(distinct) - PROVING_TEXTS
     calibrating = min(_CALIBRATING, max(1, len(distinct) // 5 if spare < 0 else min(spare, len(distinct) // 5)))
-    return TextSet(tuple(distinct[calibrating:][:_JUDGING]), tuple(distinct[:calibrating]), source)
+    judging = tuple(distinct[calibrating:][:_JUDGING])
+    known = tuple(right[text] for text in judging) if right else None
+    return TextSet(judging, tuple(distinct[:calibrating]), source, known)
 
 
 def default_texts() -> list[TextInput]:
@@ -87,3 +106,33 @@ def _is_pair(item: object) -> bool:
 def _read(path: str) -> list[TextInput]:
     with open_records(path) as records:
         return [r.text if r.text_pair is None else (r.text, r.text_pair) for r in records]
+
+
+def _read_labels(path: str, labels: Sequence[str]) -> dict[TextInput, int]:
+    """Return the right label of each text, the first said of it; nothing where the file says none."""
+    for column in ("label", "2"):
+        try:
+            with open_records(path, columns=(column,)) as records:
+                rows = [
+                    (r.text if r.text_pair is None else (r.text, r.text_pair), r.columns[column], r.line)
+                    for r in records
+                ]
+        except InputError:
+            continue  # it has no such column: unlabelled, or labelled in the other
+        found = [(text, _label(value, labels), value, line) for text, value, line in rows]
+        wrong = next((row for row in found if row[1] is None), None)
+        if wrong is None:
+            return {text: label for text, label, _, _ in reversed(found) if label is not None}
+        if column == "label":
+            raise InputError(
+                f"{os.path.basename(path)}: line {wrong[3]}: the label {wrong[2]!r} is none of the model's "
+                f"{len(labels)}, wanted {labels[0]!r} or the like, or a number from 0; rename a column of other labels"
+            )
+    return {}
+
+
+def _label(value: object, labels: Sequence[str]) -> int | None:
+    if isinstance(value, str) and value in labels:
+        return list(labels).index(value)
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 9 else value
+    return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(labels) else None

@@ -13,10 +13,10 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from torchless.session import Session
 from torchless_export.graph import Form
 
 Shape = tuple[int, int]
+Key = TypeVar("Key", bound=Hashable)
 
 DEFAULT_SHAPES: tuple[Shape, ...] = ((1, 16), (32, 32))
 
@@ -135,6 +136,41 @@ def tune(
     Raises:
         BundleError, InferenceError: ONNX Runtime cannot load or run one.
     """
+    rounds, threads = time_in_turns(models, variant, shapes, vocabulary=vocabulary, device=device, progress=progress)
+    default = next(iter(models))
+
+    def ratio(form: Form) -> float:
+        return statistics.median(
+            math.exp(statistics.fmean(math.log(times[form][s] / times[default][s]) for s in times[form]))
+            for times in rounds
+        )
+
+    trials = [
+        Trial(
+            form,
+            {s: round(statistics.median(times[form][s] for times in rounds), 4) for s in rounds[0][form]},
+            ratio(form),
+        )
+        for form in models
+    ]
+    ranked = sorted(trials, key=lambda trial: trial.ratio if trial.ratio < 1 - _GAIN else max(trial.ratio, 1.0))
+    return Tuning(tuple(ranked), threads, processor_name() if device.kind == "cpu" else str(device))
+
+
+def time_in_turns(
+    models: Mapping[Key, Path],
+    variant: Variant,
+    shapes: Sequence[Shape],
+    *,
+    vocabulary: int,
+    device: Device = _CPU,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[dict[Key, dict[str, float]]], int]:
+    """Time models; args and errors as `tune`.
+
+    Returns:
+        round by round, model -> shape, as "1x16" -> the median milliseconds of a run; and the threads of a session.
+    """
     rng = np.random.default_rng(0)
     batches = {
         f"{rows}x{tokens}": {
@@ -146,33 +182,16 @@ def tune(
         for rows, tokens in shapes
     }
     order, shuffle = list(models), random.Random(0).shuffle
-    default = order[0]
-    rounds: list[dict[Form, dict[str, float]]] = []
+    rounds: list[dict[Key, dict[str, float]]] = []
     threads = 0
     for number in range(_ROUNDS):
         shuffle(order)
         times = {}
-        for place, form in enumerate(order):
-            times[form], threads = _time(models[form], variant, batches, device)
+        for place, key in enumerate(order):
+            times[key], threads = _time(models[key], variant, batches, device)
             progress(number * len(order) + place + 1, _ROUNDS * len(order))
         rounds.append(times)
-
-    def ratio(form: Form) -> float:
-        return statistics.median(
-            math.exp(statistics.fmean(math.log(times[form][shape] / times[default][shape]) for shape in batches))
-            for times in rounds
-        )
-
-    trials = [
-        Trial(
-            form,
-            {shape: round(statistics.median(times[form][shape] for times in rounds), 4) for shape in batches},
-            ratio(form),
-        )
-        for form in models
-    ]
-    ranked = sorted(trials, key=lambda trial: trial.ratio if trial.ratio < 1 - _GAIN else max(trial.ratio, 1.0))
-    return Tuning(tuple(ranked), threads, processor_name() if device.kind == "cpu" else str(device))
+    return rounds, threads
 
 
 def _time(

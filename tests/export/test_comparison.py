@@ -24,7 +24,7 @@ def compared(found: list[np.ndarray | None], alone: dict[int, np.ndarray | None]
     for text, (original, output) in enumerate(zip(ORIGINALS, found, strict=True)):
         comparison.add(text, original, output)
     for text, output in alone.items():
-        comparison.add_alone(text, output)
+        comparison.add_again(text, output)
     return comparison
 
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_compared_is_infinitely_far(broken: np.ndarray | None, pl
     assert measured.agree[0] == (place == "alone")
     logits = LogitComparison("single_label_classification")
     logits.add(0, np.float32([1, 2]), None if place == "together" else np.float32([1, 2]))
-    logits.add_alone(0, None if place == "alone" else np.float32([1, 2]))
+    logits.add_again(0, None if place == "alone" else np.float32([1, 2]))
     assert logits.measure(0).largest == math.inf
 
 

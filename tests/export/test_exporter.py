@@ -28,7 +28,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("optimum")
 onnx = pytest.importorskip("onnx")
 
-from torchless_export import bundling, converters, export, exporter  # noqa: E402  # needs onnx
+from torchless_export import bundling, converters, export, exporter, recipes  # noqa: E402  # needs onnx
 from torchless_export.pytorch_reference import PyTorchReference  # noqa: E402
 
 LONG = "waiting for this long and very dull film to end , " * 12
@@ -393,7 +393,7 @@ def _sabotage_graph(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
 
 
 def _sabotage_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    quantize = exporter.quantize_dynamic_int8
+    quantize = recipes.quantize_int8
 
     def sabotaged(*arguments: Any, **options: Any) -> Any:
         quantized = quantize(*arguments, **options)
@@ -402,7 +402,7 @@ def _sabotage_int8(monkeypatch: pytest.MonkeyPatch) -> None:
         quantized.model.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["logits"]))
         return quantized
 
-    monkeypatch.setattr(exporter, "quantize_dynamic_int8", sabotaged)
+    monkeypatch.setattr(recipes, "quantize_int8", sabotaged)
 
 
 def _sabotage_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:

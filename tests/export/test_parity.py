@@ -298,3 +298,37 @@ def test_at_the_bound_the_outcome_or_a_better_one_has_the_probability_0_05(data:
 
 def test_more_confidence_is_a_lower_bound():
     assert lower_bound(90, 100, 0.99) < lower_bound(90, 100) < lower_bound(90, 100, 0.5) < 0.9
+
+
+def test_the_accuracy_of_both_is_told_where_labels_are_known():
+    wanted = Toy().forward(Toy().encode(TEXTS, 8)).argmax(axis=-1)
+    labels = [int(label) for label in wanted[:40]]
+    labels[3] = 1 - labels[3]
+    found = verdicts(int8=shifted((100, -100), "text 7"), min_agreement=0, labels=labels)["int8"]
+    right = 39 - (wanted[7] == 1)
+    assert found.accuracy == {"original": pytest.approx(39 / 40), "variant": pytest.approx(right / 40), "texts": 40}
+    assert found.to_manifest()["accuracy"] == found.accuracy
+    assert "accuracy" not in verdicts(int8=Toy())["int8"].to_manifest()
+
+
+@pytest.mark.parametrize("way", ["alone", "padding", "random batches"])
+def test_batch_invariance_is_proven_in_every_company(way: str):
+    def move(inputs: Arrays, logits: np.ndarray) -> np.ndarray:
+        rows, width = inputs["input_ids"].shape
+        kind = (
+            "random batches" if rows > 1 else "alone" if width <= 8 and (inputs["input_ids"][0, -1] > 0) else "padding"
+        )
+        if kind == "random batches":
+            move.batches += 1  # type: ignore[attr-defined]
+            kind = kind if move.batches > 2 else ""  # type: ignore[attr-defined]
+        return logits + np.float32(0.01 * (kind == way)) * np.array([1, -1], np.float32)
+
+    move.batches = 0  # type: ignore[attr-defined]
+    long = [text for text in TEXTS if text != ""]
+    found = verdicts(int8=Toy(logits=move), texts=long, min_agreement=0, batch_invariant=True)["int8"]
+    assert not found.passed
+    assert found.failures[0].startswith("an answer changes with its batch by 0.00")
+    assert found.tolerance["batch_drift"] == 1e-6
+    same = verdicts(int8=Toy(), fp32=Toy(), min_agreement=0, batch_invariant=True)
+    assert same["int8"].passed
+    assert "batch_drift" not in same["fp32"].tolerance

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from torchless.errors import CheckpointError, InputError  # noqa: E402
 from torchless_export import saturation  # noqa: E402
-from torchless_export.quantize import ISA, find_products, quantize_dynamic_int8  # noqa: E402
+from torchless_export.quantize import ISA, find_products, quantize_int8  # noqa: E402
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -57,7 +57,7 @@ def operators(model):
 def quantized(model, calibration=(), **options):
     """The quantized model, after the checks that hold for every one."""
     before = model.SerializeToString(deterministic=True)
-    result = quantize_dynamic_int8(model, calibration, **options)
+    result = quantize_int8(model, calibration, **options)
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(result.model, full_check=True)
     assert list(result.model.opset_import) == list(model.opset_import)
@@ -196,7 +196,7 @@ def test_products_of_two_activations_and_constant_left_operands_stay():
     model = model_of(nodes, {"a": normal(8, 8), "w": normal(8, 8)})
     assert find_products(model) == ()
     with pytest.raises(CheckpointError, match="no product"):
-        quantize_dynamic_int8(model, [])
+        quantize_int8(model, [])
 
 
 def test_three_dimensional_weights_stay():
@@ -219,11 +219,11 @@ def test_treatments_choose_by_name_and_refuse_unknown_ones():
     assert [product.name for product in result.products] == ["second"]
     assert operators(result.model)["MatMul"] == 1
     with pytest.raises(InputError, match="'third'"):
-        quantize_dynamic_int8(model, [], treatments={"third": "fp32"})
+        quantize_int8(model, [], treatments={"third": "fp32"})
     with pytest.raises(InputError, match="'int4'"):
-        quantize_dynamic_int8(model, [], treatments={"second": "int4"})
+        quantize_int8(model, [], treatments={"second": "int4"})
     with pytest.raises(InputError, match="'uint8'"):
-        quantize_dynamic_int8(model, [], embeddings="uint8")
+        quantize_int8(model, [], embeddings="uint8")
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 1), (1, 5), (7, 1), (9, 3), (64, 2)])
@@ -249,24 +249,24 @@ def test_weights_that_are_not_finite_are_named(bad):
     weights[2, 3] = bad
     model = model_of([helper.make_node("MatMul", ["x", "layer.w"], ["y"])], {"layer.w": weights})
     with pytest.raises(CheckpointError, match=r"'layer\.w'.*\(2, 3\)"):
-        quantize_dynamic_int8(model, [])
+        quantize_int8(model, [])
 
 
 def test_activations_that_are_not_finite_are_named():
     nodes = [helper.make_node("Log", ["x"], ["logs"]), helper.make_node("MatMul", ["logs", "w"], ["y"])]
     model = model_of(nodes, {"w": normal(8, 4)})
     with pytest.raises(CheckpointError, match="'logs'"):
-        quantize_dynamic_int8(model, [{"x": np.zeros((1, 8), dtype=np.float32)}])
+        quantize_int8(model, [{"x": np.zeros((1, 8), dtype=np.float32)}])
 
 
 def test_old_opsets_and_external_weights_are_refused():
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     with pytest.raises(CheckpointError, match="opset 10"):
-        quantize_dynamic_int8(model_of([node], {"w": normal(8, 4)}, opset=10), [])
+        quantize_int8(model_of([node], {"w": normal(8, 4)}, opset=10), [])
     model = model_of([node], {"w": normal(8, 4)})
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
     with pytest.raises(CheckpointError, match="external"):
-        quantize_dynamic_int8(model, [])
+        quantize_int8(model, [])
 
 
 def test_new_names_step_aside():
@@ -307,7 +307,7 @@ def test_large_embedding_tables_get_a_scale_per_row():
     assert error.max() > 0
     assert (run(result.model, ids=np.array([[0]])) == 0).all()
     with pytest.raises(CheckpointError, match="no embedding table"):
-        quantize_dynamic_int8(model, [], embeddings="fp32")
+        quantize_int8(model, [], embeddings="fp32")
 
 
 def test_columns_picked_from_a_constant_stay():
@@ -315,7 +315,7 @@ def test_columns_picked_from_a_constant_stay():
     node = helper.make_node("Gather", ["table", "ids"], ["y"], axis=1)
     model = model_of([node], {"table": normal(2000, 8)}, inputs=[ids], output=("y", [2000, "batch"]))
     with pytest.raises(CheckpointError, match="no embedding table"):
-        quantize_dynamic_int8(model, [])
+        quantize_int8(model, [])
 
 
 def crafted():
@@ -371,7 +371,7 @@ def test_plain_int8_is_wrong_without_vnni(monkeypatch):
         pytest.skip("this processor adds pairs without saturating")
     without_widening(monkeypatch)
     x = np.ones((3, 64), dtype=np.float32)
-    plain, wanted = run(quantize_dynamic_int8(crafted(), []).model, x=x), run(crafted(), x=x)
+    plain, wanted = run(quantize_int8(crafted(), []).model, x=x), run(crafted(), x=x)
     assert (np.abs(plain - wanted)[:, [0, 1]] > 20).all()
     assert np.abs(plain - wanted)[:, 2].max() < 1
 

@@ -38,7 +38,7 @@ def test_no_calibrating_text_judges(count: int):
     assert texts.judging
     assert not set(texts.calibrating) & set(texts.judging)
     assert len(texts.judging) <= 1000
-    assert len(texts.calibrating) <= 256
+    assert len(texts.calibrating) <= 1024
     assert texts == load_texts([f"text {i}" for i in range(count)])
 
 
@@ -95,3 +95,61 @@ def test_what_is_no_text_is_refused_by_its_place(item: object):
 def test_over_long_is_long_enough(texts: list):
     for characters in (1, 100, 5000):
         assert len(over_long(texts, characters)) >= characters
+
+
+LABELS = ("NEGATIVE", "POSITIVE")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("texts.tsv", "good\t1\nbad\t0\nfine\t1\ngood\t0\n"),
+        ("texts.csv", "label,sentence\nPOSITIVE,good\nNEGATIVE,bad\n1,fine\n"),
+        (
+            "texts.jsonl",
+            '{"text": "good", "label": 1}\n{"text": "bad", "label": "NEGATIVE"}\n{"text": "fine", "label": 1}\n',
+        ),
+        ("texts.csv", "text,is it\ngood,1\nbad,0\nfine,1\n"),
+    ],
+)  # fmt: skip
+def test_labels_are_read_where_a_file_says_them(tmp_path: Path, name: str, content: str):
+    path = tmp_path / name
+    path.write_text(content)
+    texts = load_texts(path, LABELS)
+    assert texts.labels is not None
+    wanted = {"good": 1, "bad": 0, "fine": 1}
+    assert dict(zip(texts.judging, texts.labels, strict=True)) == {text: wanted[str(text)] for text in texts.judging}
+    assert load_texts(path).labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("texts.txt", "good\nbad\nfine\n"),
+        ("texts.tsv", "good\tthe rest\nbad\t0\nfine\t1\n"),
+        ("texts.tsv", "good\t2\nbad\t0\nfine\t1\n"),
+        ("texts.csv", "text\ngood\nbad\nfine\n"),
+        ("texts.jsonl", '{"text": "good"}\n{"text": "bad"}\n'),
+    ],
+)
+def test_a_file_without_labels_has_none(tmp_path: Path, name: str, content: str):
+    path = tmp_path / name
+    path.write_text(content)
+    assert load_texts(path, LABELS).labels is None
+
+
+@pytest.mark.parametrize("value", ["neutral", "2", "-1", ""])
+def test_a_column_label_of_other_labels_is_refused(tmp_path: Path, value: str):
+    path = tmp_path / "texts.csv"
+    path.write_text(f"text,label\ngood,1\nbad,{value}\n")
+    with pytest.raises(
+        InputError, match=r"texts\.csv: line 3: the label .* is none of the model's 2, wanted 'NEGATIVE'"
+    ):
+        load_texts(path, LABELS)
+
+
+def test_more_texts_widen_ranges_than_the_users_and_none_of_them_judges():
+    assert load_texts(None).widening == ()
+    texts = load_texts([*default_texts()[:300], "another"])
+    assert len(texts.widening) >= 30
+    assert not set(texts.widening) & set(texts.judging)

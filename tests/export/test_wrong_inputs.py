@@ -214,7 +214,9 @@ def test_a_variant_that_fails(make_checkpoint: Callable[..., Path], place: Path,
     lines = done.stderr.splitlines()
     assert done.returncode == 1, done.stderr
     assert re.fullmatch(
-        rf"error: {folder.name}: int8 refused: agreement 0\.\d+ on \d+ texts, less than 1; .*", lines[-1]
+        rf"error: {folder.name}: int8 refused: agreement 0\.\d+ on \d+ texts, less than 1 with the best of \d+ recipes "
+        r".*; --min-agreement 0\.\d+ would take it, --variant fp32 keeps every answer; nothing was written",
+        lines[-1],
     )
     assert sum(line.startswith("error:") for line in lines) == 1
     assert "Traceback" not in done.stderr

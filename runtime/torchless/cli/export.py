@@ -54,21 +54,31 @@ _SHAPE = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,4}")
 @click.option(
     "--calibration",
     metavar="FILE",
-    help="Texts that judge: .txt, .jsonl, .csv, .tsv.  [default: a set that comes along]",
+    help="Texts that choose and, others of them, judge: .txt, .jsonl, .csv, .tsv; labels in a column `label` or the "
+    "second give the accuracy.  [default: a set that comes along]",
 )
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), default=0.99, show_default=True,
-    help="The share of answers that int8 must keep.",
+    help="The share of answers that int8 must keep; 0 asks for none.",
 )  # fmt: skip
 @click.option("--tune", is_flag=True, help="Time the forms a graph can have on this machine, and keep the fastest.")
-@click.option("--shapes", metavar="BxT,...", help="What to time: batch times tokens.  [default: 1x16,32x32]")
+@click.option(
+    "--batch-invariant",
+    is_flag=True,
+    help="Make int8 whose answer to a text does not change with the texts beside it.",
+)
+@click.option(
+    "--shapes",
+    metavar="BxT,...",
+    help="Where to time forms and int8 recipes: batch times tokens.  [default: 1x16,32x32]",
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle; it stays whole if the export fails.")
 @click.option("--revision", metavar="R", help="Branch, tag or commit, for a hub id.")
 @click.option(
     "--report",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write report.json and report.txt there.",
+    help="Write report.json, report.txt and charts (.svg) there, with what each product does in int8.",
 )
 @options.debug
 def command(
@@ -80,6 +90,7 @@ def command(
     calibration: str | None,
     min_agreement: float,
     tune: bool,
+    batch_invariant: bool,
     shapes: str | None,
     force: bool,
     revision: str | None,
@@ -97,8 +108,6 @@ def command(
       torchless export ./checkpoint ./bundle --min-agreement 0.97 --report ./report --force
       torchless export ./checkpoint ./bundle --tune --shapes 1x16,8x128
     """
-    if shapes is not None and not tune:
-        raise click.UsageError("--shapes says what to time: give --tune as well")
     if shapes is not None and not all(_SHAPE.fullmatch(shape.strip()) for shape in shapes.split(",")):
         raise click.UsageError(f"--shapes: {shapes!r} is not batch times tokens, such as 1x16,32x32")
     export = _exporter()
@@ -112,7 +121,10 @@ def command(
                 converter=converter,
                 calibration=calibration,
                 min_agreement=min_agreement,
-                tune=shapes if shapes is not None else tune or None,
+                tune=(shapes or True) if tune else None,
+                shapes=shapes,
+                batch_invariant=batch_invariant,
+                sensitivity=report is not None,
                 force=force,
                 revision=revision,
                 progress=progress.update,
@@ -142,7 +154,9 @@ def _write_report(folder: Path, result: Any) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
-        (folder / "report.txt").write_text(f"{result}\n", encoding="utf-8")
+        (folder / "report.txt").write_text(f"{result.details()}\n", encoding="utf-8")
+        for name, chart in result.charts().items():
+            (folder / name).write_text(chart, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: the report cannot be written: {error.strerror}") from error
 

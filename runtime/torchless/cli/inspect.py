@@ -40,6 +40,17 @@ def command(bundle: str, as_json: bool) -> None:
     click.echo("\n".join(_describe(found)))
 
 
+def _trust(variant: Variant) -> str:
+    """Return how far a variant can be trusted, in a few words."""
+    parity = variant.parity
+    if parity is None:
+        return "never compared with the original"
+    if not parity.get("proven", True):
+        return f"unproven: {parity.get('texts')} texts judged"
+    words = "trust it" if parity.get("agreement_low95", 0) >= 0.99 else "compare it on your texts"
+    return f"{words}: at least {100 * parity.get('agreement_low95', 0):.1f} of 100 answers are the original's"
+
+
 def _describe(bundle: Bundle) -> Iterator[str]:
     manifest = bundle.manifest
     yield f"{bundle.path}"
@@ -50,7 +61,7 @@ def _describe(bundle: Bundle) -> Iterator[str]:
         yield f"  labels        {_shorten([one_line(label, 40) for label in manifest.labels])}"
     yield f"  tokenizer     {_tokenizer(manifest)}"
     for name, variant in manifest.variants.items():
-        yield f"  {name}"
+        yield f"  {name}: {_trust(variant)}"
         yield from ("    " + line for line in _variant(bundle, variant))
     yield from _provenance(manifest)
     if bundle.verified:
@@ -92,8 +103,17 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
         f"token ids {ids}; largest change of {element} {largest:.2g}, of a {change} "
         f"{parity.get(most, 0):.2g}, on average {parity.get(mean, 0):.2g}"
     )
+    accuracy = parity.get("accuracy")
+    if isinstance(accuracy, dict):
+        yield (
+            f"accuracy {accuracy.get('variant', 0):.4f} on {accuracy.get('texts')} labelled texts, "
+            f"the original's {accuracy.get('original', 0):.4f}"
+        )
     drift = parity.get("batch_drift") or {}
-    if drift:
+    if "batch_drift" in (parity.get("tolerance") or {}):
+        by = drift.get(most, 0)
+        yield f"batch-invariant: a text's {change} does not change with its company in a batch (by {by:.2g})"
+    elif drift:
         yield (
             f"a text's {change} changes with its company in a batch by {drift.get(most, 0):.2g} at most, "
             f"{drift.get(mean, 0):.2g} on average"
@@ -103,12 +123,31 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
         yield _tuning(tuned)
     made = variant.quantization
     if made:
+        yield from _recipe(made)
         risk = made.get("saturating_columns")
         yield (
             f"{made.get('products')} products in int8; {made.get('widened_columns')} of {made.get('columns')} columns "
             "have a wider scale, so that no text saturates on any processor"
             + (f" ({risk} would have, on the calibration texts)" if risk is not None else "")
         )
+
+
+def _recipe(made: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the line on how int8 was made, as far as its record can be read."""
+    recipe, search = made.get("recipe"), made.get("search")
+    if not isinstance(recipe, dict):
+        return
+    fp32 = recipe.get("fp32") or []
+    kept = f"; in fp32: {one_line(', '.join(map(str, fp32)), 200)}" if fp32 else ""
+    tried = search.get("tried") if isinstance(search, dict) else None
+    how = (
+        f", the fastest of {len(tried)} tried that keep the promise"
+        if isinstance(tried, list) and len(tried) > 1
+        else ""
+    )
+    if isinstance(search, dict) and not search.get("accepted", True):
+        how = ", the best that was found, though not expected to keep the promise"
+    yield f"made by the recipe {one_line(str(recipe.get('name')), 80)!r}{how}{kept}"
 
 
 def _tuning(tuned: Mapping[str, Any]) -> str:

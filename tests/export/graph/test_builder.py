@@ -23,7 +23,7 @@ from torchless_export.checkpoint import open_checkpoint
 from torchless_export.graph import Form
 from torchless_export.graph.activation import ACTIVATIONS
 from torchless_export.graph.families import FAMILIES
-from torchless_export.quantize import quantize_dynamic_int8
+from torchless_export.quantize import quantize_int8
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -241,7 +241,7 @@ def test_products_are_fused_after_quantization(family: str, random_model: Callab
     """Nothing of DynamicQuantizeLinear's and MatMulInteger's long form is left when ONNX Runtime has loaded it."""
     model = random_model(family, **SMALL)
     for form in graph.candidates("cpu"):
-        quantized = quantize_dynamic_int8(built(model.checkpoint, form=form), [])
+        quantized = quantize_int8(built(model.checkpoint, form=form), [])
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         options.log_severity_level = 4

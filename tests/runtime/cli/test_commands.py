@@ -246,6 +246,30 @@ class TestOthers:
         ):
             assert part in result.stdout
 
+    def test_inspect_says_how_far_each_variant_can_be_trusted(self, bundle_copy: Path) -> None:
+        path = bundle_copy / "torchless.json"
+        manifest = json.loads(path.read_text())
+        parity = manifest["variants"]["int8"]["parity"]
+        parity |= {"agreement_low95": 0.9951, "accuracy": {"original": 0.88, "variant": 0.879, "texts": 800}}
+        parity["tolerance"]["batch_drift"] = 1e-6
+        recipe = {"name": "fixed ranges", "fp32": ["layer 0 feed-forward out"]}
+        search = {"accepted": False, "tried": [{}, {}]}
+        manifest["variants"]["int8"]["quantization"] |= {"recipe": recipe, "search": search}
+        path.write_text(json.dumps(manifest))
+        shown = run("inspect", bundle_copy).stdout
+        assert "  int8: trust it: at least 99.5 of 100 answers are the original's\n" in shown
+        assert "accuracy 0.8790 on 800 labelled texts, the original's 0.8800" in shown
+        assert "batch-invariant: a text's score does not change with its company" in shown
+        assert (
+            "the best that was found, though not expected to keep the promise; in fp32: layer 0 feed-forward" in shown
+        )
+        parity["agreement_low95"] = 0.97
+        path.write_text(json.dumps(manifest))
+        assert "int8: compare it on your texts: at least 97.0 of 100" in run("inspect", bundle_copy).stdout
+        parity["proven"] = False
+        path.write_text(json.dumps(manifest))
+        assert f"int8: unproven: {parity['texts']} texts judged" in run("inspect", bundle_copy).stdout
+
     def test_inspect_of_a_tuned_variant(self, bundle_copy: Path) -> None:
         manifest = json.loads((bundle_copy / "torchless.json").read_bytes())
         form = {"qkv": "one"}
