@@ -184,7 +184,8 @@ class Pipeline(Flow):
 
     def close(self) -> None:
         """Give up the session and its memory. A closed pipeline can be asked for its attributes only."""
-        self._session = None
+        with self._opening:  # a session on its way would be put in place afterwards
+            self._session = None
 
     def __enter__(self) -> Self:
         return self
