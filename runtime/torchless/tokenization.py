@@ -182,6 +182,11 @@ class Tokenizer:
             raise InputError(f"these texts cannot be tokenized: {one_line(str(error), 200)}") from error
 
 
+def tokenizers_version() -> str:
+    """Return the tokenizers library's version."""
+    return str(tokenizers.__version__)
+
+
 def _load(data: bytes, name: str) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(data)

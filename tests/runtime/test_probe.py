@@ -57,6 +57,13 @@ def test_a_bundle_from_elsewhere_is_tried_once(stranger: Bundle, cache: Path, mo
     assert len(list(cache.iterdir())) == 2
 
 
+def test_it_is_tried_again_with_another_library(stranger: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe.probe(stranger, "fp32", CPU)
+    monkeypatch.setattr("tokenizers.__version__", "99.0")
+    probe.probe(stranger, "fp32", CPU)
+    assert len(list(cache.iterdir())) == 2
+
+
 @pytest.mark.parametrize("trust", [False, True])
 def test_what_the_hub_gives_is_tried_unless_trusted(
     sample_bundle: Path, monkeypatch: pytest.MonkeyPatch, trust: bool

@@ -18,7 +18,7 @@ from torchless.errors import BundleError, InferenceError, ProviderError
 from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
 from torchless.parallel import ahead
-from torchless.pipelines.collation import Arrays
+from torchless.pipelines.collation import Arrays, read_arrays
 from torchless.pipelines.flow import Flow
 from torchless.pipelines.inputs import TokenizerArguments, check_count, read_texts, read_tokenizer_arguments
 from torchless.pipelines.opening import Opening, open_session
@@ -123,6 +123,8 @@ class Pipeline(Flow):
         self.provider = self._session.provider
         self._graph_inputs = self._session.inputs
         self._workers = self._session.concurrency
+        self._axes = graph.output.axes
+        self._width = self._session.output_width or len(self.labels)
         types = "token_type_ids" in self._graph_inputs
         self._tokenizer.check_fits(bundle.config(), str(bundle.path), types=types, thorough=not bundle.verified)
         logger.debug(
@@ -153,19 +155,25 @@ class Pipeline(Flow):
         With `profile="throughput"` a large batch is run in parts, at once.
 
         Raises:
+            InputError, InputTypeError: the inputs are no arrays.
             InferenceError: ONNX Runtime failed, or the pipeline is closed.
             BundleError, ProviderError: in a forked process, where the session is opened anew.
         """
+        arrays = read_arrays(inputs)
         session = self._session
         if session is None:
             raise self._closed()
         if session.inherited:
             session = self._open_own()
+        ids = arrays.get("input_ids")
+        if ids is not None and ids.ndim == 2 and not len(ids):  # which not every graph can run
+            sizes = {"batch": 0, "sequence": ids.shape[1]}
+            return np.empty([sizes.get(axis, self._width) for axis in self._axes], np.float32)
         if self._profile.shared_by_runs and not self._keeps_order:
-            parts = split_rows(inputs, self._profile.most_tokens)
+            parts = split_rows(arrays, self._profile.most_tokens)
             if len(parts) > 1:
                 return np.concatenate(list(ahead(session.run, parts, self._workers)))
-        return session.run(inputs)
+        return session.run(arrays)
 
     @abc.abstractmethod
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
@@ -184,7 +192,8 @@ class Pipeline(Flow):
 
     def close(self) -> None:
         """Give up the session and its memory. A closed pipeline can be asked for its attributes only."""
-        self._session = None
+        with self._opening:  # a session on its way would be put in place afterwards
+            self._session = None
 
     def __enter__(self) -> Self:
         return self

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchless.batching import mask, pad
-from torchless.errors import InputError
+from torchless.errors import InputError, InputTypeError, one_line
 from torchless.manifest import TokenizerSpec
 from torchless.pipelines.inputs import TokenizerArguments
 from torchless.truncation import Encoding
 
 Arrays = dict[str, NDArray[np.int64]]
+
+
+def read_arrays(inputs: Any) -> Arrays:
+    """Return what somebody gives in the place of `preprocess`'s answer as arrays.
+
+    Raises:
+        InputTypeError: no mapping of names to arrays.
+        InputError: rows of unlike lengths.
+    """
+    if not isinstance(inputs, Mapping):
+        raise InputTypeError(f"the inputs are {type(inputs).__name__}, wanted the arrays that `preprocess` gives")
+    try:
+        return {name: np.asarray(array) for name, array in inputs.items()}
+    except ValueError as error:
+        raise InputError(f"the inputs are no arrays: {one_line(str(error), 200)}; pad them to one length") from None
 
 
 def collate(

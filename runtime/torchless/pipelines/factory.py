@@ -115,18 +115,21 @@ def pipeline(
     opening = Opening(
         bundle, device=device, variant=variant, threads=threads, profile=profile, gpu_mem_limit=gpu_mem_limit
     )
-    return found.load()(
-        bundle,
-        device=device,
-        variant=variant,
-        batch_size=batch_size,
-        threads=threads,
-        profile=profile,
-        gpu_mem_limit=gpu_mem_limit,
-        tokenizer_arguments=arguments,
-        opening=opening,
-        **special,
-    )
+    try:
+        return found.load()(
+            bundle,
+            device=device,
+            variant=variant,
+            batch_size=batch_size,
+            threads=threads,
+            profile=profile,
+            gpu_mem_limit=gpu_mem_limit,
+            tokenizer_arguments=arguments,
+            opening=opening,
+            **special,
+        )
+    finally:
+        opening.wait()  # which nobody did where an argument was wrong
 
 
 def open_bundle(

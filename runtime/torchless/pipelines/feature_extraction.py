@@ -97,7 +97,7 @@ class FeatureExtractionPipeline(Pipeline):
         call = Call(finish, arguments, size, check_count("window", window), keep_errors=keep_errors)
         answer = self._respond(inputs, call)
         if pooling is not None and isinstance(answer, list) and not keep_errors:
-            return np.concatenate(answer) if answer else np.empty((0, self._width()), np.float32)
+            return np.concatenate(answer) if answer else np.empty((0, self._width), np.float32)
         return answer
 
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> Float32:
@@ -157,10 +157,6 @@ class FeatureExtractionPipeline(Pipeline):
         pool = choose_pooling(pooling)
         vectors = [pool(rows)[None] for rows in texts]
         return [normalize_rows(vector) for vector in vectors] if normalize else vectors
-
-    def _width(self) -> int:
-        width = self._session.output_width if self._session else None
-        return width or 0
 
 
 def _wants_arrays(return_tensors: bool | str | None) -> bool:

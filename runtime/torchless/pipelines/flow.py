@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -157,12 +156,26 @@ class Flow(abc.ABC):
             count += len(items)
 
     def _read(self, stream: Iterable[Any], rows: int | None) -> Iterator[list[Any]]:
-        """Cut a stream into lists of at most `rows` items, reading no further than the list it yields."""
+        """Cut a stream into lists of at most `rows` items, reading no further than the list it yields.
+
+        What was read before the stream fails comes first, and then its error.
+        """
         spec = self._tokenizer.spec
         alone = spec.padding_side == "left" or spec.pad_id is None
         rows = rows or (1 if alone else _STREAM_ROWS)
         iterator = iter(stream)
-        while batch := list(itertools.islice(iterator, rows)):
+        batch: list[Any] = []
+        try:
+            for item in iterator:
+                batch.append(item)
+                if len(batch) == rows:
+                    yield batch
+                    batch = []
+        except Exception:
+            if batch:
+                yield batch
+            raise
+        if batch:
             yield batch
 
     def _answers(self, items: Sequence[Any], call: Call, first: int | None = 0) -> list[Any]:

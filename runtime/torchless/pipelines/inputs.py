@@ -112,13 +112,16 @@ def read_tokenizer_arguments(tokenizer: Tokenizer, arguments: Mapping[str, Any])
             f"texts are cut at {truncation.max_length} tokens and padded to a multiple of {multiple_of}; "
             "pass a max_length that is a multiple of pad_to_multiple_of"
         )
+    type_ids, told = arguments.get("return_token_type_ids"), arguments.get("on_truncation")
+    if told is not None and not callable(told):
+        raise InputTypeError(f"on_truncation is {told!r}, wanted a function of the position of a text that is cut")
     return TokenizerArguments(
         truncation=truncation,
         special_tokens=_read_flag("add_special_tokens", arguments.get("add_special_tokens", True)),
-        type_ids=arguments.get("return_token_type_ids"),
+        type_ids=None if type_ids is None else _read_flag("return_token_type_ids", type_ids),
         pad_to=(max_length or tokenizer.spec.max_length) if padding == "max_length" else None,
         multiple_of=multiple_of if padding is not None else 1,
-        on_truncation=arguments.get("on_truncation"),
+        on_truncation=told,
     )
 
 
@@ -163,7 +166,8 @@ def read_text(item: Any, index: int | None = None, text_pair: str | None = None)
     """
     match item:
         case str():
-            return (item, text_pair) if text_pair else item
+            text = _plain(item)
+            return (text, text_pair) if text_pair else text
         case {"text": str(text), **rest}:
             pair = rest.pop("text_pair", text_pair)
             if rest:
@@ -171,11 +175,11 @@ def read_text(item: Any, index: int | None = None, text_pair: str | None = None)
             if text_pair is not None and "text_pair" in item:
                 raise InputTypeError(f"{_which(index)} has a text_pair, and so has the call; give one", index)
             if pair is None or isinstance(pair, str):
-                return (text, pair) if pair else text
+                return (_plain(text), _plain(pair)) if pair else _plain(text)
         case [[str(text), str(pair)]] if isinstance(item, list):
             if text_pair is not None:
                 raise InputTypeError(f"{_which(index)} is a pair, and the call has a text_pair; give one", index)
-            return (text, pair) if pair else text
+            return (_plain(text), _plain(pair)) if pair else _plain(text)
         case list():
             raise InputError(
                 f'{_which(index)} is a list; pass {{"text": "...", "text_pair": "..."}} for a pair of texts', index
@@ -183,6 +187,11 @@ def read_text(item: Any, index: int | None = None, text_pair: str | None = None)
     raise InputTypeError(
         f"{_which(index)} is {_describe(item)}, wanted a string or a dict of text and text_pair", index
     )
+
+
+def _plain(text: str) -> str:
+    """Return a text without what a subclass may think of equality and hashes: equal texts are run once."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def read_texts(texts: Any) -> list[TextInput]:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torchless import errors
+from torchless import __version__, errors
 from torchless.bundle import Bundle
 from torchless.devices import Device
 from torchless.errors import BundleError, TorchlessError
@@ -147,11 +147,16 @@ def _size(path: Path) -> int:
 
 
 def _note(bundle: Bundle, variant: str, device: Device) -> Path | None:
-    """Return the file whose presence says that a bundle of these hashes passed."""
+    """Return the file whose presence says that a bundle of these hashes passed, with what runs it here."""
+    from torchless.session import runtime_version  # not in the child, which limits itself before it loads these
+    from torchless.tokenization import tokenizers_version
+
     root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     try:
         cache = Path(root) if root else Path.home() / ".cache"
     except RuntimeError:  # no home
         return None
-    digest = hashlib.sha256(f"{bundle.manifest.to_json()}\0{variant}\0{device.kind}".encode())
+    # What passed here may crash what runs it next year.
+    versions = (__version__, runtime_version(), tokenizers_version())
+    digest = hashlib.sha256("\0".join((bundle.manifest.to_json(), variant, device.kind, *versions)).encode())
     return cache / "torchless" / "probed" / digest.hexdigest()

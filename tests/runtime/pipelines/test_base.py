@@ -198,6 +198,22 @@ class TestForward:
         with pytest.raises(InferenceError, match=r"ONNX Runtime failed on input_ids \(1, 3\)"):
             pipe.forward({"input_ids": inputs["input_ids"]})
 
+    @pytest.mark.parametrize("profile", ["latency", "throughput"])
+    def test_what_are_no_arrays(self, sample_bundle: Path, profile: str) -> None:
+        with torchless.pipeline(model=sample_bundle, variant="fp32", profile=profile) as pipe:
+            for wrong in (None, [1, 2], "text"):
+                with pytest.raises(InputTypeError, match=r"the inputs are \w+, wanted the arrays that `preprocess`"):
+                    pipe.forward(wrong)  # type: ignore[arg-type]
+            with pytest.raises(InputError, match=r"the inputs are no arrays: .*; pad them to one length"):
+                pipe.forward({"input_ids": [[1, 2], [3]], "attention_mask": [[1, 1], [1]]})  # type: ignore[dict-item]
+            lists = {name: array.tolist() for name, array in pipe.preprocess("fine").items()}
+            np.testing.assert_array_equal(pipe.forward(lists), pipe.forward(pipe.preprocess("fine")))
+
+    def test_no_text_at_all(self, pipe: Pipeline) -> None:
+        logits = pipe.forward(pipe.preprocess([]))
+        assert (logits.shape, logits.dtype) == ((0, 2), np.float32)
+        assert pipe.postprocess(logits) == pipe([]) == []
+
 
 class TestOverLong:
     """The sample's position table holds 512; where `truncation` cuts is another matter."""

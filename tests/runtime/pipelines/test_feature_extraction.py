@@ -84,6 +84,7 @@ class TestShapes:
     def test_nothing(self, features: FeatureExtractionPipeline) -> None:
         assert features([]) == []
         assert features([], pooling="mean").shape == (0, WIDTH)
+        assert features.forward(features.preprocess([])).shape == (0, 0, WIDTH)
 
     def test_explicit_padding_does_not_show(self, features: FeatureExtractionPipeline) -> None:
         padded = features("dull", return_tensors="np", padding="max_length", max_length=20, truncation=True)

@@ -217,3 +217,34 @@ def test_padded_length(longest: int, pad_to: int | None, multiple_of: int) -> No
     length = TokenizerArguments(pad_to=pad_to, multiple_of=multiple_of).padded(longest)
     assert length % multiple_of == 0 or length == longest > (pad_to or longest)
     assert max(longest, pad_to or 0) <= length < max(longest, pad_to or 0) + multiple_of
+
+
+class Caseless(str):
+    """A text that is equal to others."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and self.lower() == other.lower()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("given", "pair"),
+    [(Caseless("a"), None), (Caseless("a"), "b"), ({"text": Caseless("a"), "text_pair": Caseless("b")}, None),
+     ([[Caseless("a"), Caseless("b")]], None), ({"text": Caseless("a")}, None)],
+)  # fmt: skip
+def test_of_a_subclass_only_the_text_counts(given: Any, pair: str | None) -> None:
+    text = read_text(given, text_pair=pair)
+    assert {type(part) for part in ((text,) if isinstance(text, str) else text)} == {str}
+    assert text in ("a", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("on_truncation", 5), ("return_token_type_ids", 5), ("return_token_type_ids", "no")]
+)
+def test_a_mistake_shows_before_it_matters(tokenizer: Tokenizer, name: str, wrong: Any) -> None:
+    with pytest.raises(InputTypeError, match=f"{name} is {wrong!r}, wanted"):
+        read_tokenizer_arguments(tokenizer, {name: wrong})
+    assert read_tokenizer_arguments(tokenizer, {name: None}) == TokenizerArguments()

@@ -81,6 +81,8 @@ def break_tokenizer(bundle: Path) -> None:
         (break_model, {}, BundleError, "sha256"),
         (break_tokenizer, {}, BundleError, "tokenizer.json: 2 bytes"),
         (None, {"batch_size": 0}, InputError, "batch_size"),
+        (None, {"top_k": 0}, InputError, "top_k"),
+        (None, {"function_to_apply": "x"}, InputError, "x"),
         (None, {"threads": 0}, InputError, "threads"),
         (None, {"profile": "fast"}, InputError, "profile"),
         (None, {"truncation": "no"}, InputError, "truncation"),
@@ -100,9 +102,7 @@ def test_nothing_is_left_of_what_failed(
     before = open_files()
     with pytest.raises(error, match=says):
         torchless.pipeline(model=bundle_copy, **({"variant": "fp32", "device": "cpu"} | arguments))
-    for thread in threading.enumerate():
-        if thread.name.startswith("torchless"):
-            thread.join(30)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("torchless")]
     assert open_files() == before
 
 

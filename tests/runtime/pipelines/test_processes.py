@@ -261,3 +261,36 @@ def test_forked_with_the_tokenizers_threads_and_from_elsewhere(sample_bundle: Pa
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+# Closed while another thread opens the process's own session.
+CLOSED = """
+import os, sys, threading
+import torchless
+from torchless.pipelines import base
+pipe = torchless.pipeline(model=sys.argv[1], device="cpu", variant="fp32")
+child = os.fork()
+if child == 0:
+    opening, go_on, real = threading.Event(), threading.Event(), base.open_session
+    def slowly(*arguments, **options):
+        opening.set()
+        go_on.wait(30)
+        return real(*arguments, **options)
+    base.open_session = slowly
+    caller = threading.Thread(target=lambda: pipe("fine"))
+    caller.start()
+    opening.wait(30)
+    threading.Timer(0.2, go_on.set).start()
+    pipe.close()
+    caller.join()
+    os._exit(0 if pipe._is_closed else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_closed_while_a_forked_process_opens_its_session(sample_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED, str(sample_bundle)], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "0\n"

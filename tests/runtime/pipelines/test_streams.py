@@ -74,3 +74,26 @@ def test_answers_are_as_long_as_their_dataset() -> None:
 def test_answers_to_an_iterator_have_no_length() -> None:
     with pytest.raises(TypeError):
         len(as_long_as(iter([1]), iter("a")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"window": 4}, {"batch_size": 5}, {"window": 2**70}, {"batch_size": 2**70}])
+def test_what_was_read_is_answered_before_the_error_of_its_source(pipe: Any, arguments: dict[str, int]) -> None:
+    def source() -> Iterator[str]:
+        yield from ("fine", "dull", "a film") * 2
+        raise ConnectionError("the source is gone")
+
+    answers = pipe(source(), **arguments)
+    for text in ("fine", "dull", "a film") * 2:
+        assert next(answers) == pytest.approx(pipe(text)[0], abs=1e-5)
+    with pytest.raises(ConnectionError, match="the source is gone"):
+        next(answers)
+    assert list(answers) == []
+
+
+def test_an_interrupt_is_not_put_off(pipe: Any) -> None:
+    def source() -> Iterator[str]:
+        yield "fine"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(pipe(source()))
