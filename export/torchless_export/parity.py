@@ -35,6 +35,8 @@ _ROWS = 32
 # What --batch-invariant promises: the largest change of a score.
 BATCH_INVARIANT = 1e-6
 _PADDING = 24
+# Tokens of the longest text in a random batch: what longer ones would add is padding.
+_COMPANY = 64
 # Texts run alone as well, for the change that a batch's company makes.
 _ALONE = 128
 
@@ -163,7 +165,7 @@ def judge(
         wrong_ids += _wrong_ids(first, reference, rows, cut)
         done += len(batch)
         progress(done, total)
-    for batch, inputs in _companies(first, texts, alone, cut):
+    for batch, inputs in _companies(first, texts, alone, cut, lengths):
         for name, pipeline in pipelines.items():
             for i, output in zip(batch, _run(pipeline, inputs), strict=True):
                 comparisons[name].add_again(i, output)
@@ -284,18 +286,22 @@ def _accuracy(measured: Measured, labels: Sequence[int] | None) -> dict[str, flo
 
 
 def _companies(
-    pipeline: Pipeline, texts: Sequence[TextInput], chosen: Sequence[int], cut: Mapping[str, Any]
+    pipeline: Pipeline,
+    texts: Sequence[TextInput],
+    chosen: Sequence[int],
+    cut: Mapping[str, Any],
+    lengths: Sequence[int],
 ) -> Iterator[tuple[list[int], Arrays]]:
     """Yield the chosen texts again, by their numbers: alone, alone with more padding, and in random batches."""
     for i in chosen:
         inputs = pipeline.preprocess(texts[i], **cut)
         yield [i], inputs
-        if _pads(pipeline) and "attention_mask" in inputs:
+        if _pads(pipeline) and "attention_mask" in inputs and lengths[i] <= _COMPANY:
             more = _padded(pipeline, inputs, cut.get("max_length"))
             if more is not None:
                 yield [i], more
     if _pads(pipeline):
-        shuffled = list(chosen)
+        shuffled = [i for i in chosen if lengths[i] <= _COMPANY]
         random.Random(0).shuffle(shuffled)
         for start in range(0, len(shuffled), _ROWS):
             batch = shuffled[start : start + _ROWS]
