@@ -170,7 +170,7 @@ class Bundling:
                     bundle = self._emulated(name, stack.enter_context(self.scratch()))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TorchlessWarning)
-                pipeline = open_pipeline(bundle, device=device, variant=name, profile="throughput")
+                pipeline = open_pipeline(bundle, device=device, variant=name)
             yield stack.enter_context(pipeline)
 
     def _emulated(self, name: str, folder: Path) -> Bundle:

@@ -37,8 +37,8 @@ BATCH_INVARIANT = 1e-6
 _PADDING = 24
 # Tokens of the longest text in a random batch: what longer ones would add is padding.
 _COMPANY = 64
-# Texts run alone as well, for the change that a batch's company makes.
-_ALONE = 128
+# Texts run again in other company, for the change that it makes; and how many where nothing is promised.
+_ALONE, _UNPROMISED = 128, 16
 
 
 class Reference(Protocol):
@@ -143,7 +143,8 @@ def judge(
     first = next(iter(pipelines.values()))
     cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length is not None else {}
     wrong_ids: list[TextInput] = []
-    alone = sorted({i * len(texts) // _ALONE for i in range(_ALONE)} if len(texts) > _ALONE else range(len(texts)))
+    most = _ALONE if min_agreement or batch_invariant else _UNPROMISED
+    alone = sorted({i * len(texts) // most for i in range(most)} if len(texts) > most else range(len(texts)))
     comparisons = {name: _comparison(pipeline, alone) for name, pipeline in pipelines.items()}
     lengths = [first.preprocess(text, **cut)["input_ids"].shape[1] for text in texts]
     batches = plan_batches(lengths, batch_size=_ROWS) if _pads(first) else [[i] for i in range(len(texts))]

@@ -153,7 +153,7 @@ MISFITS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: with_tensor(onnx.TensorProto(name="v", data_type=1, dims=[-4], raw_data=b"1234")), "load"),
     "names that are not UTF-8": (lambda: classifier().replace(b"hostile", b"h\xff\xfe\x80ile"), ""),
     "protobuf within protobuf": (lambda: b"\x3a\xff\xff\xff\xff\x07" * 1000, "load"),
-    "a memory bomb": (memory_bomb, "ONNX Runtime"),
+    "a memory bomb": (memory_bomb, "not enough memory|cannot load it"),
 }  # fmt: skip
 
 
@@ -176,7 +176,10 @@ def test_a_graph_that_does_not_fit(request: Any, open_it: Any, kind: str, what: 
 DEADLY: dict[str, tuple[Callable[[], bytes], str]] = {
     "a crash in native code": (deep_tree, "ended the process that tried it, with SIGSEGV"),
     "a loop that never ends": (endless_loop, "took over 5 s in a process of its own"),
-    "a large memory bomb": (large_memory_bomb, "plain text cannot be answered: ONNX Runtime failed|cannot load it"),
+    "a large memory bomb": (
+        large_memory_bomb,
+        "plain text cannot be answered: cpu has not enough memory|cannot load it",
+    ),
 }
 
 

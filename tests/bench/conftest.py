@@ -68,8 +68,8 @@ def recorded(sample_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     for role in ROLES[1:]:
         (peers / role).mkdir()
         (peers / role / "model.onnx").touch()
-    names = ["torchless-fp32", "torchless-int8", "torchless-cuda", "bare-optimum-int8", "transformers-fp32",
-             "limits-cpu", "graph-int8", "graph-fp32"]  # fmt: skip
+    names = ["torchless-fp32", "torchless-int8", "torchless-throughput-int8", "torchless-cuda", "bare-optimum-int8",
+             "transformers-fp32", "limits-cpu", "graph-int8", "graph-fp32"]  # fmt: skip
     plan = make_plan(
         [sample_bundle], peers=peers, contenders=names, workloads=["standard", "grid"], settings=Settings(rounds=2)
     )
