@@ -150,7 +150,7 @@ class TestBar:
 
     def test_shows_share_texts_rate_and_time_left(self, sample_bundle: Path, tmp_path: Path) -> None:
         path = tmp_path / "texts.txt"
-        path.write_text("a film that is neither good nor bad\n" * 20_000, encoding="utf-8")
+        path.write_text("".join(f"a film for {i} people\n" for i in range(20_000)), encoding="utf-8")
         drawn = self.on_a_terminal("run", sample_bundle, "--input", path, "--output", tmp_path / "out.jsonl")
         pictures = drawn.split("\r")
         assert any(
