@@ -92,7 +92,7 @@ class Watched:
             self.most_at_once = max(self.at_once, self.most_at_once)
         try:
             if self.fails(graph):
-                raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+                raise RuntimeError("CUDA failure 900: operation\nnot permitted when stream is capturing")
             time.sleep(0.001)
             self._session.run_with_iobinding(binding, options)
         finally:
@@ -205,7 +205,7 @@ def test_what_cannot_be_recorded_still_runs(opened: Any, caplog: pytest.LogCaptu
             np.testing.assert_array_equal(runner(inputs), plain.run(inputs))
     assert watched.graphs == ["-1", "1", "-1", "-1", "-1"]
     [said] = caplog.messages
-    assert said.startswith("cpu: no CUDA graphs, 1x8 cannot be recorded: CUDA failure 900")
+    assert said.startswith("cpu: no CUDA graphs, 1x8 cannot be recorded: CUDA failure 900: operation not permitted")
 
 
 def test_what_is_recorded_is_said(

@@ -196,3 +196,15 @@ def test_a_lost_gpu_is_one_error_and_is_left_alone(limited: Callable[..., Any]) 
     with pytest.raises(ProviderError, match=said):
         session.run(batch(1))
     assert device.asked == [2]
+
+
+def test_a_gpu_that_another_thread_found_lost_stays_so(limited: Callable[..., Any]) -> None:
+    session, _ = limited(1000)
+
+    def fail(_inputs: Any) -> Any:
+        session._lost = "719: unspecified launch failure"
+        raise RuntimeError("bad node")
+
+    session._run = fail
+    with pytest.raises(ProviderError, match="the GPU is lost to this process"):
+        session.run(batch(1))
