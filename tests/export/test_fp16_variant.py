@@ -122,7 +122,7 @@ def test_on_a_machine_with_a_gpu_the_gpu_judges(
 
     asked: list[str] = []
     monkeypatch.setattr(bundling, "cuda_problem", lambda index: None)
-    monkeypatch.setattr("torchless.pipelines.base.choose_device", lambda device: asked.append(str(device)) or device)
+    monkeypatch.setattr("torchless.session.choose_device", lambda device: asked.append(str(device)) or device)
     # There is none, so that the runtime's own line on it is what comes of it.
     with pytest.raises(ProviderError):
         export(sample_checkpoint, tmp_path / "bundle", variants="fp16", calibration=TEXTS)
@@ -136,10 +136,10 @@ def verdict(change: float, flips: int, problem_type: str, texts: int = 2000) -> 
         row = np.array([2.0, -2.0], np.float32) * chance.choice([-1, 1])
         found = -row if number < flips else row + np.array([change, 0], np.float32)
         comparison.add(number, row, found.astype(np.float32))
-    comparison.add_alone(0, comparison._found[0])
+    comparison.add_again(0, comparison._found[0])
     return _verdict(
         precision="fp16", reference="numpy", source="made up", comparison=comparison, alone=1, min_agreement=0.5,
-        wrong_ids=[], device="cpu",
+        wrong_ids=[], device="cpu", labels=None, batch_invariant=False,
     )  # fmt: skip
 
 
