@@ -9,7 +9,6 @@ work in fp32 is kept, unless another is clearly faster on this machine.
 from __future__ import annotations
 
 import math
-import statistics as mean_values
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,11 +243,11 @@ class Search:
             save(models[recipe] if recipe in models else self._applied.quantize(recipe).model, paths[recipe])
         rounds, _ = tuning.time_in_turns(paths, self._variant, self._shapes, vocabulary=self._vocabulary)
         for recipe, trial in self._trials.items():
-            times = {s: round(mean_values.median(r[recipe][s] for r in rounds), 4) for s in rounds[0][recipe]}
-            speed = mean_values.median(
-                math.exp(mean_values.fmean(math.log(r[PLAIN][s] / r[recipe][s]) for s in times)) for r in rounds
+            self._trials[recipe] = replace(
+                trial,
+                milliseconds=tuning.median_times(rounds, recipe),
+                speed=tuning.time_ratio(rounds, PLAIN, recipe),
             )
-            self._trials[recipe] = replace(trial, milliseconds=times, speed=speed)
 
     def _fastest(self, good: Sequence[Trial]) -> Trial:
         by_cost = sorted(good, key=lambda t: (self._fp32_cost(t.recipe), t.disagreement))

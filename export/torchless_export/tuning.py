@@ -138,23 +138,21 @@ def tune(
     """
     rounds, threads = time_in_turns(models, variant, shapes, vocabulary=vocabulary, device=device, progress=progress)
     default = next(iter(models))
-
-    def ratio(form: Form) -> float:
-        return statistics.median(
-            math.exp(statistics.fmean(math.log(times[form][s] / times[default][s]) for s in times[form]))
-            for times in rounds
-        )
-
-    trials = [
-        Trial(
-            form,
-            {s: round(statistics.median(times[form][s] for times in rounds), 4) for s in rounds[0][form]},
-            ratio(form),
-        )
-        for form in models
-    ]
+    trials = [Trial(form, median_times(rounds, form), time_ratio(rounds, form, default)) for form in models]
     ranked = sorted(trials, key=lambda trial: trial.ratio if trial.ratio < 1 - _GAIN else max(trial.ratio, 1.0))
     return Tuning(tuple(ranked), threads, processor_name() if device.kind == "cpu" else str(device))
+
+
+def median_times(rounds: Sequence[Mapping[Key, Mapping[str, float]]], key: Key) -> dict[str, float]:
+    """Return shape to the median over rounds of a model's milliseconds; `rounds` as `time_in_turns` gives them."""
+    return {s: round(statistics.median(times[key][s] for times in rounds), 4) for s in rounds[0][key]}
+
+
+def time_ratio(rounds: Sequence[Mapping[Key, Mapping[str, float]]], key: Key, base: Key) -> float:
+    """Return the geometric mean over the shapes of a model's time to another's, the median of the rounds."""
+    return statistics.median(
+        math.exp(statistics.fmean(math.log(times[key][s] / times[base][s]) for s in times[key])) for times in rounds
+    )
 
 
 def time_in_turns(
