@@ -18,6 +18,7 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 # Of `gpu_mem_limit`: less is surely another unit.
 _LEAST_MEMORY = 1 << 20
 
+_RUNTIMES = re.compile(r"onnxruntime(-(gpu|directml|openvino|rocm|migraphx|qnn|silicon|training))?")
 _FORM = re.compile(r"(auto|cpu|cuda)(?::(\d{1,3}))?")
 
 
@@ -89,14 +90,24 @@ def check_memory_limit(limit: Any) -> int | None:
 
 def installed_runtimes() -> dict[str, str]:
     """Return the ONNX Runtime distributions found, name to version; more than one is a broken installation."""
+    return installed_distributions(_RUNTIMES)
+
+
+def installed_distributions(wanted: re.Pattern[str]) -> dict[str, str]:
+    """Return the installed distributions whose normalized name is a full match of `wanted`, name to version."""
     import importlib.metadata  # 30 ms that a CPU pipeline does not need
 
     found = {}
     for distribution in importlib.metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if re.fullmatch(r"onnxruntime(-(gpu|directml|openvino|rocm|migraphx|qnn|silicon|training))?", name):
+        if wanted.fullmatch(name):
             found[name] = distribution.version
     return found
+
+
+def cuda_version(number: int) -> str:
+    """Return a version of CUDA as its libraries count it: 13000 is "13.0"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def gpu_package_installed() -> bool:
@@ -156,4 +167,4 @@ def cuda_driver() -> tuple[int, str] | str:
     driver.cuDriverGetVersion(ctypes.byref(version))
     if count.value == 0:
         return "the NVIDIA driver finds no GPU"
-    return count.value, f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return count.value, cuda_version(version.value)

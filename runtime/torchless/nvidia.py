@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torchless.devices import cuda_version, installed_distributions
+
 __all__ = [
     "Gpu",
     "cuda_versions",
@@ -69,14 +71,7 @@ def gpus() -> list[Gpu]:
 
 def library_packages() -> dict[str, str]:
     """Return the CUDA and cuDNN libraries that pip installed: distribution to version."""
-    import importlib.metadata  # 12 ms that no pipeline needs
-
-    found = {}
-    for distribution in importlib.metadata.distributions():
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if _PACKAGE.fullmatch(name):
-            found[name] = distribution.version
-    return found
+    return installed_distributions(_PACKAGE)
 
 
 def cuda_versions() -> dict[str, str]:
@@ -85,7 +80,7 @@ def cuda_versions() -> dict[str, str]:
     runtime, cudnn = _loaded(*_RUNTIMES), _loaded(_CUDNN)
     version = ctypes.c_int()
     if runtime is not None and runtime.cudaRuntimeGetVersion(ctypes.byref(version)) == 0:
-        found["CUDA runtime"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        found["CUDA runtime"] = cuda_version(version.value)
     if cudnn is not None:
         cudnn.cudnnGetVersion.restype = ctypes.c_size_t
         number = int(cudnn.cudnnGetVersion())
