@@ -100,6 +100,7 @@ def normalize_rows(rows: Float32) -> Float32:
     return result
 
 
+# So few numbers are looked at in Python: after a graph has run, NumPy's functions are not in the processor's cache.
 _FEW = 64
 
 
@@ -109,7 +110,6 @@ def check_finite(logits: Float32) -> None:
     Raises:
         InferenceError: NaN or an infinity; the message names the first row that has one.
     """
-    # A few numbers are looked at in Python before NumPy's code is back in the processor's cache.
     few = logits.size <= _FEW
     if not (all(map(math.isfinite, logits.ravel().tolist())) if few else np.isfinite(logits).all()):
         row = int(np.argwhere(~np.isfinite(logits).reshape(len(logits), -1).all(axis=1))[0, 0])
@@ -139,6 +139,8 @@ def rank(scores: Float32, labels: tuple[str, ...], top_k: int | None) -> list[li
 
     Equal scores keep the order of the labels, as Python's stable sort does in transformers.
     """
+    if top_k == 1 and scores.size <= _FEW:
+        return [[{"label": labels[row.index(best := max(row))], "score": best}] for row in scores.tolist()]
     if top_k == 1:
         winners, highest = scores.argmax(axis=-1).tolist(), np.maximum.reduce(scores, axis=-1).tolist()
         return [[{"label": labels[i], "score": score}] for i, score in zip(winners, highest, strict=True)]
