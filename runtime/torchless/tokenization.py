@@ -8,18 +8,18 @@ a text is cut only where the caller asks for it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 
 from torchless.errors import BundleError, InputError, InputTypeError, one_line
 from torchless.forking import watch
 from torchless.manifest import TokenizerSpec
-from torchless.truncation import Encoding, Truncation, cut
+from torchless.truncation import CutEncoding, Encoding, Truncation, cut
 
-__all__ = ["Encoding", "TextInput", "Tokenizer", "Truncation"]
-
+__all__ = ["CutEncoding", "Encoding", "TextInput", "Tokenizer", "Truncation"]
 
 TextInput = str | tuple[str, str]
 
@@ -52,6 +52,7 @@ class Tokenizer:
         self._library = _load(data, name)
         watch(self)
         self.vocabulary = self._library.get_vocab_size(with_added_tokens=True)
+        self._most_tokens = sys.maxsize if spec.position_limit is None else spec.position_limit
 
     def after_fork(self) -> None:
         """Do without the library's threads, which stayed with the parent."""
@@ -100,34 +101,56 @@ class Tokenizer:
         truncation: Truncation | None = None,
         special_tokens: bool = True,
         offsets: bool = False,
-        on_truncation: Callable[[int], None] | None = None,
         indices: Sequence[int] | None = None,
     ) -> list[Encoding]:
-        """Tokenize texts, or (text, text_pair) tuples, without padding.
-
-        `on_truncation` is told the position of each text that was cut; `indices` are what errors call the texts,
-        where that is not their position.
+        """Tokenize texts, or (text, text_pair) tuples, without padding; see `encode_each`.
 
         Raises:
-            InputTypeError: an item is not a string, or holds a lone surrogate; `index` says which.
-            InputError: a pair cannot be cut to the length by the strategy asked for.
+            InputError, InputTypeError: the first that `encode_each` returns.
         """
-        encodings = self._encode_batch(texts, special_tokens, offsets, indices)
-        if truncation is not None:
-            for i, encoding in enumerate(encodings):
-                if len(encoding) > truncation.max_length:
-                    try:
-                        encodings[i] = cut(encoding, truncation, side=self.spec.truncation_side, offsets=offsets)
-                    except ValueError as error:
-                        index = indices[i] if indices else i
-                        raise InputError(
-                            f"text {index} cannot be cut to max_length {truncation.max_length}: {error}; "
-                            "give more room",
-                            index,
-                        ) from None
-                    if on_truncation is not None:
-                        on_truncation(i)
-        return encodings
+        found = self.encode_each(
+            texts, truncation=truncation, special_tokens=special_tokens, offsets=offsets, indices=indices
+        )
+        for item in found:
+            if isinstance(item, InputError):
+                raise item
+        return cast("list[Encoding]", found)
+
+    def encode_each(
+        self,
+        texts: Sequence[TextInput],
+        *,
+        truncation: Truncation | None = None,
+        special_tokens: bool = True,
+        offsets: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> list[Encoding | InputError]:
+        """Tokenize texts, or (text, text_pair) tuples, without padding; an error stands in the place of its text.
+
+        An error is an InputTypeError where an item is not a string, or holds a lone surrogate; an InputError where a
+        pair cannot be cut to the length by the strategy asked for, or a text is longer than the model's position
+        table. `index` says which text it is: its place, or what stands there in `indices`. What was cut is a
+        `CutEncoding`.
+        """
+        encode = self._library.encode_batch if offsets else self._library.encode_batch_fast
+        found: list[Encoding | InputError]
+        try:
+            found = encode(texts, add_special_tokens=special_tokens)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not _is_panic(error):
+                raise
+            # One item spoils the whole call, and the library does not say which.
+            found = [
+                _encode_alone(encode, text, index, special_tokens)
+                for text, index in zip(texts, indices or range(len(texts)), strict=True)
+            ]
+            if not any(isinstance(item, InputError) for item in found):
+                raise InputError(f"these texts cannot be tokenized: {one_line(str(error), 200)}") from error
+        room = min(self._most_tokens, truncation.max_length if truncation else self._most_tokens)
+        for i, item in enumerate(found):
+            if not isinstance(item, InputError) and len(item) > room:
+                found[i] = self._shorten(item, truncation, indices[i] if indices else i, offsets)
+        return found
 
     def truncation(self, strategy: Any, max_length: int | None) -> Truncation | None:
         """Read transformers' `truncation=` and `max_length=`; None: no text is cut.
@@ -156,30 +179,24 @@ class Tokenizer:
             raise InputError(f"max_length is {length}, less than the {special} special tokens of every text")
         return Truncation(length, name)
 
-    def _encode_batch(
-        self, texts: Sequence[TextInput], special_tokens: bool, offsets: bool, indices: Sequence[int] | None
-    ) -> list[Encoding]:
-        encode = self._library.encode_batch if offsets else self._library.encode_batch_fast
-        try:
-            return list(encode(texts, add_special_tokens=special_tokens))
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-                raise
-            # One item spoils the whole call, and the library does not say which; a Rust panic
-            # arrives as pyo3_runtime.PanicException, a BaseException.
-            for index, text in zip(indices or range(len(texts)), texts, strict=True):
-                _check_text(text, index)
-                try:
-                    encode([text], add_special_tokens=special_tokens)
-                except Exception as cause:
-                    raise InputError(f"text {index} cannot be tokenized: {one_line(str(cause), 200)}", index) from cause
-                except BaseException as cause:
-                    if type(cause).__name__ != "PanicException":
-                        raise
-                    raise InputError(
-                        f"text {index}: the tokenizer panics: {one_line(str(cause), 200)}", index
-                    ) from None
-            raise InputError(f"these texts cannot be tokenized: {one_line(str(error), 200)}") from error
+    def _shorten(
+        self, encoding: Encoding, truncation: Truncation | None, index: int, offsets: bool
+    ) -> Encoding | InputError:
+        """Cut what is too long by `truncation`; return why it is too long still, or cannot be cut."""
+        if truncation is not None and len(encoding) > truncation.max_length:
+            try:
+                encoding = cut(encoding, truncation, side=self.spec.truncation_side, offsets=offsets)
+            except ValueError as error:
+                return InputError(
+                    f"text {index} cannot be cut to max_length {truncation.max_length}: {error}; give more room", index
+                )
+        if len(encoding) > self._most_tokens:
+            return InputError(
+                f"text {index} has {len(encoding)} tokens, the model's position table holds {self._most_tokens}; "
+                "pass truncation=True to cut it",
+                index,
+            )
+        return encoding
 
 
 def tokenizers_version() -> str:
@@ -193,12 +210,34 @@ def _load(data: bytes, name: str) -> tokenizers.Tokenizer:
     except Exception as error:
         raise BundleError(f"{name}: the tokenizers library cannot read it: {one_line(str(error), 200)}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not _is_panic(error):
             raise
         raise BundleError(f"{name}: the tokenizers library panics on it: {one_line(str(error), 200)}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether the library's Rust code panicked: a BaseException of pyo3's, in a module that cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+def _encode_alone(encode: Callable[..., list[Encoding]], text: Any, index: int, special_tokens: bool) -> Any:
+    """Return the encoding of `text`, or the InputError that says why there is none."""
+    try:
+        _check_text(text, index)
+        return encode([text], add_special_tokens=special_tokens)[0]
+    except InputError as error:
+        return error
+    except Exception as error:
+        problem = InputError(f"text {index} cannot be tokenized: {one_line(str(error), 200)}", index)
+        problem.__cause__ = error
+        return problem
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        return InputError(f"text {index}: the tokenizer panics: {one_line(str(error), 200)}", index)
 
 
 def _check_text(text: Any, index: int) -> None:

@@ -14,9 +14,9 @@ from tokenizers import models, pre_tokenizers, processors
 from torchless import tokenization
 from torchless.errors import BundleError, InputError, InputTypeError
 from torchless.manifest import TokenizerSpec
-from torchless.tokenization import Tokenizer, Truncation
+from torchless.tokenization import CutEncoding, Tokenizer, Truncation
 
-SPEC = TokenizerSpec(6, 16, "right", 0, 0, ("input_ids", "attention_mask", "token_type_ids"))
+SPEC = TokenizerSpec(6, 40, "right", 0, 0, ("input_ids", "attention_mask", "token_type_ids"))
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
 
 
@@ -72,11 +72,25 @@ def test_a_pair_is_cut_on_the_side_asked_for(strategy, ids):
     assert encoding.ids == ids
 
 
-def test_only_what_was_cut_is_reported():
-    told: list[int] = []
+def test_only_what_was_cut_says_so():
     texts = ["a", "a b c d a b c d", "a b", ("a b c", "d")]
-    TOKENIZER.encode(texts, truncation=Truncation(6), on_truncation=told.append)
-    assert told == [1, 3]
+    encodings = TOKENIZER.encode(texts, truncation=Truncation(6))
+    assert [isinstance(encoding, CutEncoding) for encoding in encodings] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "truncation", "fits"), [(5, None, True), (6, None, False), (6, 7, True), (7, 8, False)]
+)
+def test_what_is_beyond_the_position_table_is_an_input_error(words, truncation, fits):
+    tokenizer = ours(spec=TokenizerSpec(6, 7, "right", 0, 0, ("input_ids",)))
+    texts = ["a", " ".join(["a"] * words)]
+    cut = truncation and Truncation(truncation)
+    if fits:
+        assert len(tokenizer.encode(texts, truncation=cut)) == 2
+        return
+    with pytest.raises(InputError, match=f"text 1 has {truncation or words + 2} tokens, .* holds 7; pass") as caught:
+        tokenizer.encode(texts, truncation=cut)
+    assert caught.value.index == 1
 
 
 def test_padding_and_truncation_of_the_file_are_reset():
@@ -112,6 +126,44 @@ def test_a_wrong_type_is_refused_with_its_index(wrong, found, index):
     with pytest.raises(InputTypeError, match=f"text {index} {found}") as caught:
         TOKENIZER.encode(texts, truncation=Truncation(3))
     assert caught.value.index == index
+
+
+WRONG = {"none": None, "surrogate": "\ud800", "triple": ("a", "b", "c"), "uncuttable": ("a b c d", "a b c d")}
+
+
+@given(st.lists(st.sampled_from(["a", "a b", "d c b a d c b a", *WRONG]), max_size=8), st.booleans())
+def test_an_error_stands_in_the_place_of_its_text(names, numbered):
+    texts = [WRONG.get(name, name) for name in names]
+    indices = [10 * (i + 1) for i in range(len(texts))] if numbered else None
+    found = TOKENIZER.encode_each(texts, truncation=Truncation(5, "only_second"), indices=indices)
+    assert len(found) == len(texts)
+    for i, (name, item) in enumerate(zip(names, found, strict=True)):
+        wrong = name in WRONG or name == "d c b a d c b a"  # which has no second text to cut
+        assert isinstance(item, InputError) == wrong
+        if wrong:
+            assert item.index == (indices[i] if indices else i)
+            assert f"text {item.index} " in str(item)
+        else:
+            assert item.ids == expected(name, None).ids
+    errors = [item for item in found if isinstance(item, InputError)]
+    if errors:
+        with pytest.raises(type(errors[0]), match=f"^text {errors[0].index} "):
+            TOKENIZER.encode(texts, truncation=Truncation(5, "only_second"), indices=indices)
+
+
+def test_beside_a_wrong_text_each_is_tokenized_once_more(monkeypatch):
+    tokenizer, calls = ours(), []
+    encode_batch = tokenizer._library.encode_batch_fast
+
+    class Watched:
+        def encode_batch_fast(self, texts, add_special_tokens):
+            calls.append(list(texts))
+            return encode_batch(texts, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(tokenizer, "_library", Watched())
+    texts = ["a", None, "b", ("a", "b", "c"), "c"]
+    assert [isinstance(item, InputError) for item in tokenizer.encode_each(texts)] == [False, True, False, True, False]
+    assert calls == [texts, ["a"], ["b"], [("a", "b", "c")], ["c"]]
 
 
 def test_a_triple_is_an_input_error():
@@ -151,10 +203,11 @@ class Failing:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> None:
+    def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> list[tokenizers.Encoding]:
         once = isinstance(self.error, KeyboardInterrupt | SystemExit)
         if "b" in texts and not (once and len(texts) == 1):
             raise self.error
+        return library().encode_batch_fast(texts, add_special_tokens=add_special_tokens)
 
 
 @pytest.mark.parametrize(

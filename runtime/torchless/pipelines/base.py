@@ -143,11 +143,10 @@ class Pipeline(Flow):
         (batch, sequence) int64, padded to the longest row.
 
         Raises:
-            InputError, InputTypeError: as `Tokenizer.encode`; or a text beyond the model's position table.
+            InputError, InputTypeError: as `Tokenizer.encode`.
         """
         arguments = self._arguments(tokenizer_arguments)
-        given = read_texts(texts)
-        return self._collate(self._encode(given, arguments, range(len(given))), arguments)
+        return self._collate(self._encode(read_texts(texts), arguments), arguments)
 
     def forward(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Run the graph on what `preprocess` gives; returns its output float32.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torchless.pipelines.inputs import TokenizerArguments, read_text
 from torchless.pipelines.streams import as_long_as, open_stream
 from torchless.pipelines.waits import Waits
 from torchless.profiles import Profile
-from torchless.tokenization import Encoding, TextInput, Tokenizer
+from torchless.tokenization import CutEncoding, Encoding, TextInput, Tokenizer
 
 # Texts tokenized and sorted together: enough to fill batches of like length, few enough that their
 # encodings stay small beside the model.
@@ -137,8 +138,7 @@ class Flow(abc.ABC):
             InputTypeError: something else.
         """
         if isinstance(inputs, str | dict):
-            [answer] = self._answers([inputs], call, None)
-            return answer
+            return self._answer(inputs, call)
         if isinstance(inputs, list | tuple):
             return self._answers(inputs, call)
         stream = open_stream(inputs)
@@ -147,6 +147,24 @@ class Flow(abc.ABC):
                 f"the input is {type(inputs).__name__}, wanted a string, a dict, a list or an iterator of them"
             )
         return as_long_as(self._stream(stream, call), inputs)
+
+    def _answer(self, item: Any, call: Call) -> Any:
+        """Return the answer to the one input there is, without what keeps many of them under way.
+
+        In a program that waits for one text at a time, each function on the way is read from memory anew: the graph's
+        weights have been through the processor's cache since the last call.
+        """
+        if call.keep_errors:
+            return self._answers([item], call, None)[0]
+        text = read_text(item, None, call.text_pair)
+        start = time.perf_counter()
+        encodings = self._encode([text], call.arguments)
+        inputs = self._collate(encodings, call.arguments)
+        tokenized = time.perf_counter()
+        rows = self.forward(inputs)
+        self._waits.add("tokenizer", tokenized - start)
+        self._waits.add("device", time.perf_counter() - tokenized)
+        return call.finish(Batch([0], [len(encodings[0])], rows))[0]
 
     def _stream(self, inputs: Iterable[Any], call: Call) -> Iterator[Any]:
         count = 0
@@ -247,60 +265,38 @@ class Flow(abc.ABC):
         return windows
 
     def _encode_window(self, call: Call, first: int, window: _Window) -> _Encoded:
-        texts, places = window
-        indices = [first + where[0] for where in places]
-        cut: list[int] = []
-        try:
-            encodings = self._encode(texts, call.arguments, indices, cut=cut)
-        except InputError:
-            if not call.keep_errors:
-                raise
-        else:
-            return _Encoded(encodings, places, [place for i in cut for place in places[i]], [])
-        # One of them spoils it for all: one by one.
-        found = _Encoded([], [], [], [])
-        for text, where, index in zip(texts, places, indices, strict=True):
-            cut = []
-            try:
-                found.encodings.extend(self._encode([text], call.arguments, [index], cut=cut))
-            except InputError as error:
-                found.failures.append((where, error))
-            else:
-                found.places.append(where)
-                found.cut.extend(where * len(cut))
-        return found
+        found = self._tokenizer.encode_each(
+            window.texts,
+            truncation=call.arguments.truncation,
+            special_tokens=call.arguments.special_tokens,
+            indices=[first + where[0] for where in window.places],
+        )
+        encoded = _Encoded([], [], [], [])
+        for item, where in zip(found, window.places, strict=True):
+            if isinstance(item, InputError):
+                encoded.failures.append((where, item))
+                continue
+            encoded.encodings.append(item)
+            encoded.places.append(where)
+            if isinstance(item, CutEncoding):
+                encoded.cut.extend(where)
+        return encoded
 
     def _encode(
-        self,
-        texts: Sequence[TextInput],
-        arguments: TokenizerArguments,
-        indices: Sequence[int],
-        *,
-        offsets: bool = False,
-        cut: list[int] | None = None,
+        self, texts: Sequence[TextInput], arguments: TokenizerArguments, *, offsets: bool = False
     ) -> list[Encoding]:
-        """Tokenize; errors call the texts by their `indices`, and the positions of those cut are added to `cut`.
+        """Tokenize all that the caller gave.
 
         Raises:
-            InputError, InputTypeError: as `Tokenizer.encode`; or a text beyond the model's position table.
+            InputError, InputTypeError: as `Tokenizer.encode`.
         """
         encodings = self._tokenizer.encode(
-            texts,
-            truncation=arguments.truncation,
-            special_tokens=arguments.special_tokens,
-            offsets=offsets,
-            on_truncation=None if cut is None else cut.append,
-            indices=indices,
+            texts, truncation=arguments.truncation, special_tokens=arguments.special_tokens, offsets=offsets
         )
-        limit = self._tokenizer.spec.position_limit
-        if limit is not None:
-            for index, encoding in zip(indices, encodings, strict=True):
-                if len(encoding) > limit:
-                    raise InputError(
-                        f"text {index} has {len(encoding)} tokens, the model's position table holds {limit}; "
-                        "pass truncation=True to cut it",
-                        index,
-                    )
+        if arguments.on_truncation is not None:
+            for index, encoding in enumerate(encodings):
+                if isinstance(encoding, CutEncoding):
+                    arguments.on_truncation(index)
         return encodings
 
     def _run(self, encodings: Sequence[Encoding], call: Call, batch: list[int]) -> _Ran:

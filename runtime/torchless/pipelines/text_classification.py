@@ -15,7 +15,7 @@ from torchless.errors import BundleError, InputError, InputTypeError, warn_once
 from torchless.explanation import Explanation
 from torchless.pipelines.base import Pipeline
 from torchless.pipelines.flow import Batch, Call
-from torchless.pipelines.inputs import DEFAULT_TOP_K, check_count, keeps_errors, read_texts
+from torchless.pipelines.inputs import DEFAULT_TOP_K, TokenizerArguments, check_count, keeps_errors, read_texts
 from torchless.postprocess import check_finite, check_top_k, choose_function, name_scores, rank
 from torchless.tokenization import TextInput
 
@@ -58,6 +58,8 @@ class TextClassificationPipeline(Pipeline):
             "function_to_apply": function_to_apply,
             "return_all_scores": return_all_scores,
         }
+        # Of a call without arguments, read once.
+        self._plain_call = self._call(self._ranking, self._arguments({}))
         width = self._session.output_width if self._session else None
         if width is not None and width != len(self.labels):
             raise BundleError(
@@ -100,18 +102,21 @@ class TextClassificationPipeline(Pipeline):
             InputError, InputTypeError, UnknownFunctionError: an input or an argument cannot be processed.
             InferenceError: ONNX Runtime failed, or a logit is not finite.
         """
-        ranking = self._ranking.changed(top_k, return_all_scores)
-        finish = _Finish(self, ranking, self._default(function_to_apply))
-        if not isinstance(text_pair, str | None):
-            raise InputTypeError(f"text_pair is {type(text_pair).__name__}, wanted a string")
-        call = Call(
-            finish,
-            self._arguments(tokenizer_arguments),
-            check_count("batch_size", batch_size) or self._batch_size,
-            check_count("window", window),
-            text_pair,
-            keeps_errors(on_error),
-        )
+        if (
+            top_k is DEFAULT_TOP_K
+            and function_to_apply is None
+            and batch_size is None
+            and window is None
+            and text_pair is None
+            and return_all_scores is None
+            and on_error == "raise"
+            and not tokenizer_arguments
+        ):
+            call = self._plain_call
+        else:
+            ranking = self._ranking.changed(top_k, return_all_scores)
+            arguments = self._arguments(tokenizer_arguments)
+            call = self._call(ranking, arguments, function_to_apply, batch_size, window, text_pair, on_error)
         answer = self._respond(inputs, call)
         # transformers wraps the answer to one string unless this very call names top_k.
         return [answer] if isinstance(inputs, str) and top_k is DEFAULT_TOP_K else answer
@@ -144,7 +149,7 @@ class TextClassificationPipeline(Pipeline):
             raise InputError(f"the logits have the shape {rows.shape}, wanted (batch, {len(self.labels)})")
         check_finite(rows)  # what `forward` gives was checked there; these may come from anywhere
         ranking = _Ranking(check_top_k(top_k), bare=top_k == 1)
-        return _Finish(self, ranking, self._default(function_to_apply)).rows(rows)
+        return _Finish(self.labels, self.problem_type, ranking, self._default(function_to_apply)).rows(rows)
 
     def explain(self, text: TextInput | dict[str, str], **tokenizer_arguments: Any) -> Explanation:
         """Run the three steps on one text, one (text, text_pair) or dict of it; returns what passes between them.
@@ -155,7 +160,7 @@ class TextClassificationPipeline(Pipeline):
         arguments = self._arguments(tokenizer_arguments)
         start = time.perf_counter()
         [given] = read_texts([text])
-        [encoding] = self._encode([given], arguments, [0], offsets=True)
+        [encoding] = self._encode([given], arguments, offsets=True)
         inputs = self._collate([encoding], arguments)
         tokenized = time.perf_counter()
         logits = self.forward(inputs)
@@ -179,6 +184,27 @@ class TextClassificationPipeline(Pipeline):
                 "forward": (ran - tokenized) * 1e3,
                 "postprocess": (end - ran) * 1e3,
             },
+        )
+
+    def _call(
+        self,
+        ranking: _Ranking,
+        arguments: TokenizerArguments,
+        function: str | None = None,
+        batch_size: int | None = None,
+        window: int | None = None,
+        text_pair: str | None = None,
+        on_error: str = "raise",
+    ) -> Call:
+        if not isinstance(text_pair, str | None):
+            raise InputTypeError(f"text_pair is {type(text_pair).__name__}, wanted a string")
+        return Call(
+            _Finish(self.labels, self.problem_type, ranking, self._default(function)),
+            arguments,
+            check_count("batch_size", batch_size) or self._batch_size,
+            check_count("window", window),
+            text_pair,
+            keeps_errors(on_error),
         )
 
     def _default(self, function: str | None) -> str | None:
@@ -218,9 +244,9 @@ class _Ranking:
 class _Finish:
     """The postprocessing of one call, chosen before its first text is run."""
 
-    def __init__(self, pipeline: TextClassificationPipeline, ranking: _Ranking, function: str | None) -> None:
-        self._labels = pipeline.labels
-        self._function = choose_function(function, pipeline.problem_type, len(pipeline.labels))
+    def __init__(self, labels: tuple[str, ...], problem_type: str, ranking: _Ranking, function: str | None) -> None:
+        self._labels = labels
+        self._function = choose_function(function, problem_type, len(labels))
         self._ranking = ranking
 
     def __call__(self, batch: Batch) -> list[Any]:

@@ -20,6 +20,10 @@ class Waits:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
+    def add(self, what: str, seconds: float) -> None:
+        """Note that somebody has waited for `what`."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
     def watch(self, what: str, items: Iterable[Item]) -> Iterator[Item]:
         """Yield `items`, and note how long each was waited for; a generator is closed with this one."""
         iterator = iter(items)
@@ -31,7 +35,7 @@ class Waits:
                 except StopIteration:
                     return
                 finally:
-                    self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
+                    self.add(what, time.perf_counter() - start)
                 yield item
         finally:
             if isinstance(iterator, Iterator) and hasattr(iterator, "close"):

@@ -254,6 +254,17 @@ class TestOverLong:
         assert answers[0] == pytest.approx(answers[6])
         assert len(answers) == len(texts)
 
+    @pytest.mark.parametrize("text", [TOO_LONG, {"text": TOO_LONG}, {"text": "dull", "text_pair": TOO_LONG}])
+    def test_truncation_tells_of_one_text(self, pipe: Pipeline, text: Any) -> None:
+        cut: list[int] = []
+        for step in (pipe, pipe.preprocess, pipe.explain):
+            step(text, truncation=True, on_truncation=cut.append)
+            assert cut == [0]
+            cut.clear()
+        pipe("dull", truncation=True, on_truncation=cut.append)
+        pipe.preprocess(["dull", text, "dull", text], truncation=True, on_truncation=cut.append)
+        assert cut == [1, 3]
+
     def test_model_max_length_alone_is_no_limit(self, open_changed: Any) -> None:
         pipe = open_changed(max_length=8)
         assert pipe.preprocess(TEXTS[2])["input_ids"].shape == (1, 11)

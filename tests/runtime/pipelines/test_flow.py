@@ -91,6 +91,47 @@ def test_any_list_is_answered_as_its_texts_are(pipe: Pipeline, texts: list[str],
         assert answer == pytest.approx(pipe(text)[0], abs=1e-5)
 
 
+ARGUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "top_k": st.sampled_from([1, 2, None]),
+        "function_to_apply": st.sampled_from(["sigmoid", "none"]),
+        "truncation": st.just(True),
+        "padding": st.just("max_length"),
+        "on_error": st.just("return"),
+        "batch_size": st.just(3),
+        "text_pair": st.just("no"),
+    },
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    item=st.sampled_from(
+        [*TEXTS, TOO_LONG, "", "\ud800", {"text": "fine"}, {"text": 5}, {"text": "a", "text_pair": "b"}]
+    ),
+    arguments=ARGUMENTS,
+)
+def test_one_input_is_answered_as_in_a_list(pipe: Pipeline, item: Any, arguments: dict[str, Any]) -> None:
+    def outcome(given: Any) -> tuple[str, str]:
+        try:
+            answer = pipe(given, **arguments)
+        except InputError as error:
+            return type(error).__name__, str(error).replace("input 0", "the input")
+        if given is item and not (isinstance(item, str) and "top_k" not in arguments):
+            answer = [answer]
+        return "answer", str(answer).replace("input 0", "the input")
+
+    assert outcome(item) == outcome([item])
+
+
+def test_one_input_is_waited_for_as_many_are(pipe: Pipeline) -> None:
+    pipe._waits.seconds.clear()
+    pipe("fine")
+    assert set(pipe._waits.seconds) == {"tokenizer", "device"}
+    assert pipe.limit in pipe._waits.seconds
+
+
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=5))
 def test_the_rows_of_a_batch_go_to_every_place_in_bounded_pieces(counts: list[int]) -> None:
     ends = np.cumsum(counts).tolist()

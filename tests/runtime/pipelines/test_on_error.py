@@ -50,7 +50,9 @@ def test_each_error_stands_in_the_place_of_its_answer(
 def test_one_input(pipe: Pipeline) -> None:
     [error] = pipe(TOO_LONG, on_error="return")
     assert isinstance(error, InputError)
-    assert isinstance(pipe({"text": None}, on_error="return"), InputTypeError)
+    wrong = pipe({"text": None}, on_error="return")
+    assert isinstance(wrong, InputTypeError)
+    assert str(wrong).startswith("the input is a dict")
     assert pipe("fine", on_error="return") == pipe("fine")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
