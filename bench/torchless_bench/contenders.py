@@ -26,6 +26,7 @@ ENGINES = Path(__file__).resolve().parent / "engines"
 
 # What the worker does by itself with an engine that can do `answer`, or with none, see `worker.OWN_KINDS`.
 _MODEL = ("forward", "answer", "loop", "first", "memory", "size", "installed")
+_SCRIPT = (*_MODEL, "beside")  # where tokenizer and graph are not under the hood of another library
 _EXPORT = ("export", "installed")
 _LIMITS = ("rate", "arithmetic")
 
@@ -89,7 +90,7 @@ _OPTIMUM_QUANTIZE = ("-m", "optimum.commands.optimum_cli", "onnxruntime", "quant
                      "--avx512_vnni", "--output", "{output}/int8")  # fmt: skip
 
 
-def _torchless(name: str, what: str, *, kinds: tuple[str, ...] = _MODEL, **options: Any) -> Contender:
+def _torchless(name: str, what: str, *, kinds: tuple[str, ...] = _SCRIPT, **options: Any) -> Contender:
     package = "torchless[gpu]" if options["device"] == "cuda" else "torchless[cpu]"
     exact = options.get("variant") == "fp32"
     return Contender(
@@ -99,7 +100,7 @@ def _torchless(name: str, what: str, *, kinds: tuple[str, ...] = _MODEL, **optio
 
 def _bare(name: str, what: str, role: str, file: str = "model.onnx") -> Contender:
     return Contender(
-        f"bare-{name}", f"a bare ONNX Runtime script on {what}", "bare", "bare_script.py", _BARE, _MODEL, role,
+        f"bare-{name}", f"a bare ONNX Runtime script on {what}", "bare", "bare_script.py", _BARE, _SCRIPT, role,
         {"file": file}, _BARE, exact=name.endswith("fp32"),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torchless.bundle import Bundle
@@ -56,7 +57,9 @@ class Inputs:
         """
         spec = bundle.manifest.tokenizer
         self._seed = seed
-        self._tokenizer = Tokenizer(bundle.read("tokenizer.json"), spec, str(bundle.path / "tokenizer.json"))
+        # Texts beyond the position table are counted too: contenders are given them, and cut them.
+        unlimited = replace(spec, position_limit=None)
+        self._tokenizer = Tokenizer(bundle.read("tokenizer.json"), unlimited, str(bundle.path / "tokenizer.json"))
         self._limit = min((n for n in (spec.max_length, spec.position_limit) if n is not None), default=None)
         size = bundle.config().get("vocab_size")
         self._vocabulary = size if isinstance(size, int) else self._tokenizer.largest_id() + 1
@@ -96,6 +99,9 @@ class Inputs:
         texts = self.texts if workload.tokens is None else [self._text(workload.tokens)]
         return {"texts": texts, "batch_size": workload.rows}
 
+    def _beside(self, workload: Workload) -> dict[str, Any]:
+        return {"text": self._text(workload.tokens or 16), "tokenizer": workload.name.startswith("beside")}
+
     def _loop(self, workload: Workload) -> dict[str, Any]:
         return {"texts": [self._text(workload.tokens or 16)], "threads": workload.threads}
 
@@ -131,6 +137,7 @@ _ARGUMENTS: dict[str, Callable[[Inputs, Workload], dict[str, Any]]] = {
     "answer": Inputs._answer,
     "first": Inputs._answer,
     "memory": Inputs._answer,
+    "beside": Inputs._beside,
     "loop": Inputs._loop,
     "rate": Inputs._rate,
     "arithmetic": Inputs._arithmetic,

@@ -21,7 +21,7 @@ class Target:
 
     Attributes:
         against: another contender, or `limits.LEAST`.
-        at_most: a bound on the contender's own median as well, in the workload's unit.
+        at_most: a bound on the contender's own median as well, in the workload's unit; alone where `at_least` is 0.
         more: it may also take this much more than `against`, in the workload's unit; `at_least` is then 0.
     """
 
@@ -40,7 +40,8 @@ class Target:
             return f"at least {self.at_least:g} of it"
         if self.more is not None:
             return f"at most {self.more:g} {unit} more"
-        return f"at least {self.at_least:g}x" + (f", at most {self.at_most:g} {unit}" if self.at_most else "")
+        bounds = [f"at least {self.at_least:g}x"] if self.at_least else []
+        return ", ".join([*bounds, *([f"at most {self.at_most:g} {unit}"] if self.at_most else [])])
 
     def __str__(self) -> str:
         return f"{self.workload}: {self.contender} against {self.against}"
@@ -57,6 +58,7 @@ TARGETS = (
     Target("torchless-throughput-int8", "texts", "bare-optimum-int8", 2.6),
     Target("torchless-fp32", "text16", "transformers-fp32", 2.8),
     Target("torchless-throughput-fp32", "texts", "transformers-fp32", 4.5),
+    Target("torchless-int8", "python16", "bare-int8", 0.0, at_most=60),
     Target("torchless-int8", "first", "transformers-fp32", 12.0),
     Target("torchless-int8", "first", "optimum-int8", 12.0),
     Target("torchless-int8", "first", "bare-optimum-int8", 0.8),

@@ -19,7 +19,8 @@ goes to standard error.
 
 `engine` is the path of a file described in `engines/__init__.py`, `kind` the method of it that gives what is measured,
 or one of `OWN_KINDS`, for which the worker makes the call. `samples` are the seconds of each call where `measure` is
-"time" or "loop" (several threads then call at once), and what the calls returned where it is "value".
+"time" or "loop" (several threads then call at once), and what the calls returned where it is "value" (of one call) or
+"part" (of as many as are timed).
 `idle` is the share of one CPU that the process takes when it has nothing to do: other contenders would feel it. `cpu`
 is how many CPU seconds there were during the turn, how many were busy, and how many of these this process took; null
 where the system does not tell.
@@ -117,6 +118,14 @@ class Worker:
         self._last = samples[-1]
         return samples
 
+    def _parts(self, seconds: float, calls: int) -> list[float]:
+        self._call()  # as in `_timed`
+        samples: list[float] = []
+        end = time.perf_counter() + seconds
+        while not samples or (time.perf_counter() < end and len(samples) < calls):
+            samples.append(float(self._call()))
+        return samples
+
     def _looped(self, seconds: float, calls: int) -> list[float]:
         """Call from as many threads as the workload has, each at once again when it has its answer."""
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
@@ -178,7 +187,7 @@ OWN_KINDS: dict[str, Callable[..., Callable[[], Any]]] = {
 
 _MEASURED_ONCE = ("memory", "size", "installed")  # a call before the first turn would say nothing
 
-_MEASURES = {"time": Worker._timed, "loop": Worker._looped, "value": Worker._value}
+_MEASURES = {"time": Worker._timed, "loop": Worker._looped, "part": Worker._parts, "value": Worker._value}
 
 
 def main() -> None:

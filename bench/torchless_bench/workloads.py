@@ -14,7 +14,7 @@ class Unit:
         scale: the value shown is the sample times `scale`, or `scale` over the sample times the work of a call for a
             rate.
         measure: "time" where a sample is the seconds that a call took, "loop" where calls come from several threads
-            at once, "value" where it is what the call returned.
+            at once, "value" where it is what one call returned, "part" where each returned a part of its seconds.
         rate: whether it counts work in a second, of which more is better.
     """
 
@@ -32,6 +32,7 @@ MILLISECONDS = Unit("ms", 1e3)
 SECONDS = Unit("s", 1)
 TEXTS_PER_SECOND = Unit("texts/s", 1, rate=True)
 MEGABYTES = Unit("MB", 1e-6, measure="value")
+PART_MICROSECONDS = Unit("us", 1e6, measure="part")
 LOOP_MILLISECONDS = Unit("ms", 1e3, measure="loop")
 GIGAOPERATIONS = Unit("Gop/s", 1e-9, rate=True)
 GIGABYTES_PER_SECOND = Unit("GB/s", 1e-9, rate=True)
@@ -102,6 +103,10 @@ def _loop(threads: int, *sets: str) -> Workload:
     return Workload(f"loop{threads}", what, "loop", LOOP_MILLISECONDS, 1, 16, threads, rounds=3, seconds=0.3, sets=sets)
 
 
+def _beside(name: str, what: str) -> Workload:
+    return Workload(name, what, "beside", PART_MICROSECONDS, 1, 16, sets=(STANDARD,))
+
+
 def _product(rate: str, what: str) -> Workload:
     return Workload(f"rate-{rate}", what, "rate", GIGAOPERATIONS, rate=rate, sets=(STANDARD, LIMITS))
 
@@ -134,6 +139,8 @@ WORKLOADS = (
         "texts", "end to end: a list of sentences, at most 32 at once", "answer", TEXTS_PER_SECOND, 32,
         sets=(DEFAULT, STANDARD, GRID),
     ),
+    _beside("beside16", "of one text of 16 tokens to its label, all but ONNX Runtime's run"),
+    _beside("python16", "of one text of 16 tokens to its label, all but ONNX Runtime's run and the tokenizers library"),
     _loop(1, STANDARD),
     _loop(2),
     _loop(4, STANDARD),

@@ -91,6 +91,29 @@ def test_over_long_texts_of_a_list_are_cut(exact):
     assert len(exact.first("answer", texts=["word " * 600, "a film"], batch_size=2)) == 2
 
 
+@pytest.mark.parametrize(
+    ("engine", "options"), [("bundle.py", {"device": "cpu"}), ("bare_script.py", {"file": "model.onnx"})]
+)
+def test_what_is_beside_the_graph_is_less_than_the_whole(sample_bundle, engine, options):
+    with WorkerProcess(None, 1) as worker:
+        own = loaded(worker, engine, {**options, "model": str(sample_bundle)})
+        found = {}
+        for kind, arguments, measure in (
+            ("answer", {"texts": ["a film " * 100], "batch_size": 1}, "time"),
+            ("beside", {"text": "a film " * 100, "tokenizer": True}, "part"),
+            ("beside", {"text": "a film " * 100, "tokenizer": False}, "part"),
+        ):
+            own.first(kind, **arguments)
+            turn = {"op": "turn", "seconds": 0.5, "calls": 20, "measure": measure}
+            samples = worker.ask(turn, 60)["samples"]
+            assert len(samples) == 20
+            found[kind, measure, arguments.get("tokenizer")] = min(samples)
+        whole, with_tokenizer, without = found.values()
+        assert 0 < without < 0.8 * with_tokenizer < 0.8 * 0.5 * whole
+        # And the engine answers as before.
+        assert own.first("answer", texts=TEXTS, batch_size=32) == own.first("answer", texts=TEXTS, batch_size=1)
+
+
 class TestBundle:
     def test_variant_that_is_not_there(self, sample_bundle):
         with WorkerProcess(None, 1) as worker:

@@ -78,6 +78,18 @@ def test_texts_of_the_user_replace_the_sentences(bundle):
     assert inputs.lengths(ROWS["32x128"]) == [128] * 32
 
 
+def test_texts_of_the_user_may_be_longer_than_the_model_takes(bundle):
+    inputs = Inputs(limited(bundle, max_length=None, position_limit=20), texts=["film", "film " * 30])
+    assert inputs.lengths(ROWS["texts"]) == [3, 20]
+
+
+def test_what_is_beside_the_graph(bundle):
+    inputs = Inputs(bundle)
+    [text] = inputs.arguments(ROWS["text16"])["texts"]
+    assert inputs.arguments(ROWS["beside16"]) == {"text": text, "tokenizer": True}
+    assert inputs.arguments(ROWS["python16"]) == {"text": text, "tokenizer": False}
+
+
 @pytest.mark.parametrize("changes", [{"max_length": 100}, {"max_length": None, "position_limit": 100}])
 def test_longer_than_the_model_takes(bundle, changes):
     inputs = Inputs(limited(bundle, **changes))

@@ -44,4 +44,5 @@ def test_a_little_more_may_be_allowed(megabytes, verdict):
 
 def test_what_is_wanted():
     assert Target("a", "1x16", "b", 1.25).wanted == "at least 1.25x"
+    assert Target("a", "python16", "b", 0, at_most=60).wanted == "at most 60 us"
     assert Target("a", "export", "b", 2, at_most=10).wanted == "at least 2x, at most 10 s"
