@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
+from file_system import only, posix
 from torchless.cli.resume import ResumableFile
 from torchless.cli.run import windows
 from torchless.records import RecordReader, open_records
 from untraced import UNTRACED
 
 Result = subprocess.CompletedProcess[str]
-posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 WINDOW = 4096
 LINES = 4 * WINDOW + 500
@@ -46,10 +46,6 @@ def done(*arguments: str | Path) -> str:
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     return result.stderr
-
-
-def only(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
 
 
 def records_done(folder: Path) -> int:
