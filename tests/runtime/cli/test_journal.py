@@ -1,4 +1,4 @@
-"""The journal by itself; what becomes of a broken one is in `test_resume.py`."""
+"""The journal by itself; what becomes of a broken one is in `test_resume_refusals.py`."""
 
 from __future__ import annotations
 
