@@ -1,4 +1,4 @@
-"""Fixtures of input files."""
+"""Input files, and the sample as the hub's repositories have it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hub_layouts import lay_out
 from read_records import Written
 
 
@@ -21,3 +22,9 @@ def written(tmp_path: Path) -> Written:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def layout(sample_bundle: Path, tmp_path: Path) -> Path:
+    """The sample as the hub's repositories with ONNX files have it."""
+    return lay_out(sample_bundle, tmp_path / "layout")
