@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import built_graphs
+from torchless_export import recipes
 from torchless_export.quantize import ISA, quantize_int8
 
 FLOAT = TensorProto.FLOAT
@@ -64,3 +66,17 @@ def quantized(model, calibration=(), **options):
     assert {tensor.name for tensor in result.model.graph.initializer} <= read
     assert result.isa == ISA
     return result
+
+
+def negate_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every int8 model of an export answer the opposite."""
+    quantize = recipes.quantize_int8
+
+    def sabotaged(*arguments: Any, **options: Any) -> Any:
+        quantized = quantize(*arguments, **options)
+        last = next(node for node in quantized.model.graph.node if "logits" in node.output)
+        last.output[list(last.output).index("logits")] = "right"
+        quantized.model.graph.node.append(helper.make_node("Neg", ["right"], ["logits"]))
+        return quantized
+
+    monkeypatch.setattr(recipes, "quantize_int8", sabotaged)

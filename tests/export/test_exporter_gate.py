@@ -21,7 +21,8 @@ pytest.importorskip("transformers")
 import onnx
 
 from exports import TEXTS, digests, fast_export
-from torchless_export import converters, export, exporter, recipes
+from quantized_graphs import negate_int8
+from torchless_export import converters, export, exporter
 from torchless_export.pytorch_reference import PyTorchReference
 
 
@@ -42,19 +43,6 @@ def _sabotage_graph(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     monkeypatch.setattr(converters.graph, "build", sabotaged)
 
 
-def _sabotage_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    quantize = recipes.quantize_int8
-
-    def sabotaged(*arguments: Any, **options: Any) -> Any:
-        quantized = quantize(*arguments, **options)
-        last = next(node for node in quantized.model.graph.node if "logits" in node.output)
-        last.output[list(last.output).index("logits")] = "right"
-        quantized.model.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["logits"]))
-        return quantized
-
-    monkeypatch.setattr(recipes, "quantize_int8", sabotaged)
-
-
 def _sabotage_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve = PyTorchReference.tokenizer_json
 
@@ -68,7 +56,7 @@ SABOTAGE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = {
     "a weight of the graph": (lambda patch: _sabotage_graph(patch, 0.5), "fp32", "a logit differs by 0.5"),
     "a weight by 2e-4": (lambda patch: _sabotage_graph(patch, 2e-4), "fp32", "a logit differs by 0.0002"),
     "a weight is NaN": (lambda patch: _sabotage_graph(patch, float("nan")), "fp32", "a logit is not finite"),
-    "the int8 graph": (_sabotage_int8, "int8", "agreement 0.0000 on 10 texts, less than 0.5"),
+    "the int8 graph": (negate_int8, "int8", "agreement 0.0000 on 10 texts, less than 0.5"),
     "the tokenizer": (_sabotage_tokenizer, "fp32", "token ids differ"),
     "the tolerance": (
         lambda patch: patch.setattr("torchless_export.parity.FP32_LOGITS", 0.0),
