@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -187,12 +188,22 @@ def test_a_disk_that_fails_in_the_commit_leaves_the_old_bundle(old: Path, monkey
 
 
 @linux
-def test_the_target_is_there_at_every_moment(old: Path):
+def test_the_target_is_there_at_every_moment(old: Path, monkeypatch: pytest.MonkeyPatch):
+    rename = os.rename
+
+    def slow(source: Path, destination: Path) -> None:
+        rename(source, destination)
+        time.sleep(0.01)  # a moment between two renames would be seen
+
+    monkeypatch.setattr(os, "rename", slow)
     missing: list[str] = []
+    looks = 0
     stop = threading.Event()
 
     def watch() -> None:
+        nonlocal looks
         while not stop.is_set():
+            looks += 1
             try:
                 os.stat(old / MANIFEST_NAME)
             except OSError as error:
@@ -206,6 +217,7 @@ def test_the_target_is_there_at_every_moment(old: Path):
     finally:
         stop.set()
         watcher.join()
+    assert looks > 30
     assert not missing
     assert content(old) == "new 29"
 

@@ -165,7 +165,7 @@ class TestFiles:
             assert [record.text for record in reader] == ["a"]
         writer.join()
 
-    def test_a_read_error_midway(self, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_read_error_midway(self) -> None:
         class Failing(io.BytesIO):
             def readline(self, size: int | None = -1) -> bytes:
                 if self.tell() >= 4:
