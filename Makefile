@@ -127,14 +127,17 @@ fuzz: .venv-tools/.ready
 	cd .cache/fuzz && ../../.venv-tools/bin/python ../../fuzz/targets.py $(TARGET) -max_total_time=$(SECONDS) -max_len=20000 \
 		$(TARGET) ../../fuzz/corpus/$(TARGET)
 
-# Changes a module in every small way, and shows which changes no test of it notices: MODULE=bundle, postprocess, batching.
+# Changes a module in every small way, and shows which changes no test of it notices: MODULE=bundle, postprocess, batching,
+# onnx_file. Its tests are test_bundle.py and test_bundle_*.py.
 MODULE ?= bundle
 MUTANTS := .cache/mutation/$(MODULE)
 mutation: .venv/.test .venv-tools/.ready
 	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS)
 	.venv/bin/torchless export --force $(SAMPLE) .cache/mutation/sample
 	git ls-files -z runtime export tests pyproject.toml | tar -c --null -T - | tar -x -C $(MUTANTS)
-	sed 's#@MODULE@#$(MODULE)#; s#@PYTHON@#$(CURDIR)/.venv/bin/python#' tests/mutation.toml > $(MUTANTS)/session.toml
+	sed -e 's#@MODULE@#$(MODULE)#' -e 's#@PYTHON@#$(CURDIR)/.venv/bin/python#' \
+		-e 's#@TESTS@#$(wildcard tests/runtime/test_$(MODULE).py tests/runtime/test_$(MODULE)_*.py)#' \
+		tests/mutation.toml > $(MUTANTS)/session.toml
 	cd $(MUTANTS) && export PATH=$(CURDIR)/.venv-tools/bin:$$PATH PYTHONPATH=runtime:export PYTHONDONTWRITEBYTECODE=1 \
 		TORCHLESS_TEST_BUNDLE=$(CURDIR)/.cache/mutation/sample && cosmic-ray init session.toml session.sqlite && \
 		cr-filter-operators session.sqlite session.toml && cosmic-ray exec session.toml session.sqlite && \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,15 @@ def built(checkpoint: Checkpoint, **options: Any) -> onnx.ModelProto:
         return graph.build(checkpoint, weights, **options)
 
 
-def run(model: onnx.ModelProto, inputs: Arrays, level: Any = None) -> NDArray[np.float32]:
-    """Return what the graph gives, at a graph optimization level of ONNX Runtime."""
+def run(model: onnx.ModelProto, inputs: Arrays, level: Any = None, dump: Path | None = None) -> NDArray[np.float32]:
+    """Return what the graph gives, at a graph optimization level of ONNX Runtime; what it runs is written to `dump`."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     if level is not None:
         options.graph_optimization_level = level
+    if dump is not None:
+        options.optimized_model_filepath = str(dump)
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})[0]
 

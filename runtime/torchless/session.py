@@ -56,7 +56,7 @@ _FULL_SECONDS = 60.0
 Runner = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 
 # y = x + x on one float, opset 13: the smallest graph that shows whether a provider runs a node.
-# tests/runtime/test_session.py builds it again with onnx.
+# tests/runtime/test_session_devices.py builds it again with onnx.
 _PROBE = (
     b'\x08\x08\x12\x00:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01g'
     b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"

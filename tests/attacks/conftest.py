@@ -12,8 +12,8 @@ import pytest
 
 from attempts import Outcome, attempt
 from hostile import edit
+from hub_layouts import DESCRIPTIONS, lay_out
 
-NAMES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 TEXTS = ["a fine film", "dull"]
 
 
@@ -29,7 +29,7 @@ def bundle(sample_bundle: Path, tmp_path: Path) -> Path:
     """A bundle of the sample, fp32 alone, to be damaged."""
     folder = tmp_path / "target" / "bundle"
     folder.mkdir(parents=True)
-    for name in (*NAMES, "model.onnx", "torchless.json"):
+    for name in (*DESCRIPTIONS, "model.onnx", "torchless.json"):
         shutil.copyfile(sample_bundle / name, folder / name)
 
     def fp32_alone(manifest: dict[str, Any]) -> None:
@@ -43,12 +43,7 @@ def bundle(sample_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def layout(sample_bundle: Path, tmp_path: Path) -> Path:
     """The sample as a repository of the hub has it, without a manifest, to be damaged."""
-    folder = tmp_path / "target" / "layout"
-    (folder / "onnx").mkdir(parents=True)
-    for name in NAMES:
-        shutil.copyfile(sample_bundle / name, folder / name)
-    shutil.copyfile(sample_bundle / "model.onnx", folder / "onnx" / "model.onnx")
-    return folder
+    return lay_out(sample_bundle, tmp_path / "target" / "layout", ["fp32"])
 
 
 @pytest.fixture

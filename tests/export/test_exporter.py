@@ -1,15 +1,12 @@
-"""From a checkpoint to a bundle, end to end: what comes out answers as PyTorch does, or nothing comes out."""
+"""From a checkpoint to a bundle, end to end: what comes out answers as PyTorch does, and says what it is."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +16,20 @@ import pytest
 
 import torchless
 from torchless.bundle import Bundle
-from torchless.errors import BundleError, CheckpointError, InputError, ParityError
 from torchless.manifest import MANIFEST_NAME
 from torchless_export.report import ExportReport
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("onnx")
 pytest.importorskip("optimum")
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
 
-from torchless_export import bundling, converters, export, exporter, recipes  # noqa: E402  # needs onnx
-from torchless_export.pytorch_reference import PyTorchReference  # noqa: E402
+import onnx
+import torch
+import transformers
 
-LONG = "waiting for this long and very dull film to end , " * 12
-TEXTS = [
-    "a good film", "Bad, bad, bad.", "what a waste of life!", "fine", "", "I have never loved a book so much?",
-    ("the plot is funny", "but the actor is not"), ("", "great"), LONG, "é ü 中文 😀", "x",
-]  # fmt: skip
-MAX_LENGTH = 62  # of the tiny checkpoints' tokenizers
+from exports import LONG, MAX_LENGTH, TEXTS, digests, encode, fast_export, pytorch_logits
+from torchless_export import bundling, export
 
 CASES: dict[str, dict[str, Any]] = {
     "distilbert": {"family": "distilbert"},
@@ -82,43 +75,6 @@ def exported(
         progress=lambda *step: steps.append(step),
     )  # fmt: skip
     return Exported(checkpoint, bundle, "graph" if converter == "auto" else converter, report, steps)
-
-
-@pytest.fixture(scope="module")
-def tiny(make_checkpoint: Callable[..., Path]) -> Path:
-    """A checkpoint that tests may read and copy, not change."""
-    return make_checkpoint()
-
-
-@pytest.fixture
-def changed(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint that a test may change."""
-    return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
-
-
-def fast_export(checkpoint: Path, bundle: Path, **options: Any) -> ExportReport:
-    """Export fp32 alone, judged on few texts."""
-    return export(checkpoint, bundle, **{"variants": ["fp32"], "calibration": TEXTS, **options})
-
-
-def encode(checkpoint: Path, texts: list[Any], **options: Any) -> dict[str, Any]:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    return dict(tokenizer(texts, return_tensors="np", **options))
-
-
-def pytorch_logits(checkpoint: Path, texts: list[Any]) -> np.ndarray:
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype="float32").eval()
-    inputs = encode(checkpoint, texts, padding=True, truncation=True, max_length=MAX_LENGTH)
-    with torch.inference_mode():
-        return model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.numpy()
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-
-
-def change_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_logits_are_those_of_pytorch(exported: Exported):
@@ -266,74 +222,6 @@ def test_weights_saved_otherwise(tiny: Path, changed: Path, tmp_path: Path, how:
     np.testing.assert_allclose(logits, pytorch_logits(changed, TEXTS), rtol=0, atol=1e-4)
 
 
-CASED = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "The",
-    "the",
-    "café",
-    "cafe",
-    "CAFÉ",
-    "CAFE",
-    "film",
-    "Film",
-    "##s",
-]
-TRICKY = ["The Film", "the film", "café CAFÉ cafe", "THE films", "Cafés", ("The film", "café")]
-
-
-@pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"do_lower_case": False},
-        {"do_lower_case": False, "strip_accents": True},
-        {"do_lower_case": True, "strip_accents": False},
-        {"do_lower_case": True},
-    ],
-)
-def test_tokenizer_options_are_resolved(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, bool], stored: bool
-):
-    checkpoint = make_checkpoint("bert", vocab_size=200)
-    (tmp_path / "vocab.txt").write_text("\n".join(CASED), encoding="utf-8")
-    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=MAX_LENGTH, **options)
-    tokenizer.save_pretrained(checkpoint)
-    # What tokenizer.json says of it is not what tokenizer_config.json says, and transformers heeds the latter.
-    document = json.loads((checkpoint / "tokenizer.json").read_text())
-    document["normalizer"] |= {"lowercase": stored, "strip_accents": stored}
-    (checkpoint / "tokenizer.json").write_text(json.dumps(document))
-    fast_export(checkpoint, tmp_path / "bundle", calibration=TRICKY)
-    resolved = json.loads((tmp_path / "bundle" / "tokenizer.json").read_text())["normalizer"]
-    assert resolved["lowercase"] is options["do_lower_case"]
-    with torchless.pipeline(model=str(tmp_path / "bundle")) as pipeline:
-        found = pipeline.preprocess(TRICKY)["input_ids"]
-    np.testing.assert_array_equal(found, encode(checkpoint, TRICKY, padding=True)["input_ids"])
-
-
-def test_stored_padding_and_truncation_do_not_survive(changed: Path, tmp_path: Path):
-    change_json(
-        changed / "tokenizer.json",
-        truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
-        padding={
-            "strategy": {"Fixed": 32}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
-            "pad_token": "[PAD]",
-        },
-    )  # fmt: skip
-    fast_export(changed, tmp_path / "bundle")
-    document = json.loads((tmp_path / "bundle" / "tokenizer.json").read_text())
-    assert document["padding"] is None
-    assert document["truncation"] is None
-    with torchless.pipeline(model=str(tmp_path / "bundle")) as pipeline:
-        found = pipeline.preprocess(["a good film is never too long", "x"])["input_ids"]
-    wanted = encode(changed, ["a good film is never too long", "x"], padding=True)["input_ids"]
-    assert found.shape == (2, 9)
-    np.testing.assert_array_equal(found, wanted)
-
-
 @pytest.mark.parametrize(
     ("variants", "kept"),
     [(["int8"], ["int8"]), ("int8", ["int8"]), (["fp32"], ["fp32"]), (["int8", "fp32", "int8"], ["fp32", "int8"])],
@@ -372,259 +260,6 @@ def test_a_source_date_epoch_that_is_none_is_ignored(monkeypatch: pytest.MonkeyP
     assert bundling._now() > "2020"
 
 
-# The gate.
-
-
-def _move(tensor: Any, by: float) -> None:
-    array = onnx.numpy_helper.to_array(tensor).copy()
-    array.flat[0] += by
-    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-
-
-def _sabotage_graph(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
-    build = converters.graph.build
-
-    def sabotaged(*arguments: Any, **options: Any) -> Any:
-        model = build(*arguments, **options)
-        _move(next(t for t in model.graph.initializer if t.name == "classifier.bias"), by)
-        return model
-
-    monkeypatch.setattr(converters.graph, "build", sabotaged)
-
-
-def _sabotage_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    quantize = recipes.quantize_int8
-
-    def sabotaged(*arguments: Any, **options: Any) -> Any:
-        quantized = quantize(*arguments, **options)
-        last = next(node for node in quantized.model.graph.node if "logits" in node.output)
-        last.output[list(last.output).index("logits")] = "right"
-        quantized.model.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["logits"]))
-        return quantized
-
-    monkeypatch.setattr(recipes, "quantize_int8", sabotaged)
-
-
-def _sabotage_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolve = PyTorchReference.tokenizer_json
-
-    def sabotaged(self: Any) -> str:
-        return resolve(self).replace('"lowercase": true', '"lowercase": false')
-
-    monkeypatch.setattr(PyTorchReference, "tokenizer_json", sabotaged)
-
-
-SABOTAGE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = {
-    "a weight of the graph": (lambda patch: _sabotage_graph(patch, 0.5), "fp32", "a logit differs by 0.5"),
-    "a weight by 2e-4": (lambda patch: _sabotage_graph(patch, 2e-4), "fp32", "a logit differs by 0.0002"),
-    "a weight is NaN": (lambda patch: _sabotage_graph(patch, float("nan")), "fp32", "a logit is not finite"),
-    "the int8 graph": (_sabotage_int8, "int8", "agreement 0.0000 on 10 texts, less than 0.5"),
-    "the tokenizer": (_sabotage_tokenizer, "fp32", "token ids differ"),
-    "the tolerance": (
-        lambda patch: patch.setattr("torchless_export.parity.FP32_LOGITS", 0.0),
-        "fp32",
-        "a logit differs",
-    ),
-}
-
-
-@pytest.mark.parametrize("exists", [False, True])
-@pytest.mark.parametrize("what", SABOTAGE)
-def test_a_variant_that_fails_fails_the_export(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, exists: bool
-):
-    sabotage, variant, message = SABOTAGE[what]
-    target = tmp_path / "place" / "bundle"
-    if exists:
-        target.mkdir(parents=True)
-        (target / MANIFEST_NAME).write_text("the old bundle")
-    before = digests(target) if exists else {}
-    sabotage(monkeypatch)
-    texts = [text for text in TEXTS if text] if what == "the int8 graph" else TEXTS
-    variants = ["fp32", "int8"] if variant == "int8" else ["fp32"]
-    with pytest.raises(ParityError, match=f"{tiny.name}: {variant} refused: {re.escape(message)}") as caught:
-        export(tiny, target, calibration=[*texts, "one more"], variants=variants, min_agreement=0.5, force=True)
-    report = caught.value.report
-    assert len(str(caught.value).splitlines()) == 1
-    assert (report.bundle, report.passed) == (None, False)
-    assert message in str(report)
-    assert [name for name, v in report.variants.items() if not v.parity.passed] == [variant]
-    if exists:
-        assert digests(target) == before
-        assert os.listdir(target.parent) == ["bundle"]
-    else:
-        assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
-def test_an_interrupted_export_leaves_nothing(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-):
-    def interrupt(*arguments: Any, **options: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(exporter.parity, "judge", interrupt)
-    with pytest.raises(error):
-        fast_export(tiny, tmp_path / "place" / "bundle")
-    assert os.listdir(tmp_path) == []
-
-
-# What cannot be exported.
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variants": ["fp64"]}, "variant 'fp64' is unknown, wanted some of fp32, int8"),
-        ({"variants": []}, "no variant asked for"),
-        ({"converter": "magic"}, "converter is 'magic', wanted one of"),
-        ({"min_agreement": 2}, "min_agreement is 2, wanted a share"),
-        ({"task": "summarization"}, "the task 'summarization' is unknown"),
-        ({"calibration": ["one"]}, "different texts, at least 2"),
-        ({"calibration": "nowhere.txt"}, "nowhere.txt"),
-    ],
-)
-def test_wrong_arguments_are_refused(tiny: Path, tmp_path: Path, options: dict[str, Any], message: str):
-    with pytest.raises(InputError, match=message):
-        export(tiny, tmp_path / "place" / "bundle", **options)
-    assert os.listdir(tmp_path) == []
-
-
-def _base_model(checkpoint: Path) -> None:
-    transformers.AutoModel.from_pretrained(checkpoint).save_pretrained(checkpoint)
-    change_json(checkpoint / "config.json", architectures=["DistilBertForSequenceClassification"])
-
-
-def _nan_weights(checkpoint: Path) -> None:
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    with torch.no_grad():
-        model.classifier.weight[0, 0] = float("nan")
-    model.save_pretrained(checkpoint)
-
-
-UNFIT: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "three labels on a head of two": (
-        lambda c: change_json(c / "config.json", id2label={"0": "A", "1": "B", "2": "C"}),
-        r"the tensor classifier\.bias is \[2\], the config \(3 labels\) wants \[3\]; .* id2label must fit the head",
-    ),
-    "a base model": (_base_model, r"its weights lack classifier\.bias, classifier\.weight.* fine-tuned for the task"),
-    "another hidden size": (
-        lambda c: change_json(c / "config.json", dim=64),
-        r"tensor classifier\.weight is \[2, 32\], the config .* wants \[2, 64\]; config"
-    ),
-    "an architecture nobody knows": (
-        lambda c: change_json(c / "config.json", model_type="perceptron-9000"),
-        r"config\.json: optimum cannot export the architecture 'perceptron-9000' for text-classification",
-    ),
-    "an architecture that optimum does not know": (
-        lambda c: change_json(c / "config.json", model_type="fnet", architectures=["FNetForSequenceClassification"]),
-        r"config\.json: optimum cannot export the architecture 'fnet'",
-    ),
-    "a config of the wrong types": (
-        lambda c: change_json(c / "config.json", n_heads="four"), r"transformers cannot load it"
-    ),
-    "a tokenizer of no known kind": (
-        lambda c: change_json(c / "tokenizer.json", model={"type": "Magic"}), r"transformers cannot load its tokenizer"
-    ),
-    "a tokenizer larger than the model": (
-        lambda c: change_json(c / "config.json", vocab_size=9), r"its tokenizer gives the id 135 .*vocab_size is 9"
-    ),
-    "weights that are not finite": (_nan_weights, r"the tensor classifier\.weight holds nan at \[0, 0\]"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", UNFIT)
-def test_what_does_not_fit_is_refused_in_one_line(changed: Path, tmp_path: Path, case: str):
-    damage, message = UNFIT[case]
-    damage(changed)
-    with pytest.raises((CheckpointError, ParityError), match=message) as caught:
-        export(changed, tmp_path / "place" / "bundle", calibration=TEXTS)
-    assert len(str(caught.value).splitlines()) == 1
-    assert "partial" not in str(caught.value)
-    assert os.listdir(tmp_path) == ["checkpoint"]
-
-
-def test_code_that_comes_with_a_checkpoint_is_never_run(changed: Path, tmp_path: Path):
-    (changed / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass\n")
-    change_json(
-        changed / "config.json", model_type="mine", auto_map={"AutoModelForSequenceClassification": "modeling.Model"}
-    )
-    with pytest.raises(CheckpointError):
-        fast_export(changed, tmp_path / "bundle")
-    change_json(changed / "config.json", model_type="distilbert")
-    change_json(changed / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling.Model", "modeling.Model"]})
-    fast_export(changed, tmp_path / "bundle")
-    assert not (tmp_path / "ran").exists()
-
-
-# The disk.
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system of so many KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "none", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def _put_old_bundle(place: Path) -> Path:
-    target = place / "bundle"
-    target.mkdir(parents=True)
-    (target / MANIFEST_NAME).write_text("the old bundle")
-    return target
-
-
-@pytest.mark.parametrize("small_disk", [8, 24, 60, 140, 200], indirect=True)
-def test_a_full_disk_leaves_the_old_bundle(tiny: Path, small_disk: Path):
-    target = _put_old_bundle(small_disk)
-    before = digests(target)
-    with pytest.raises(BundleError, match="cannot be written: No space left on device; free space") as caught:
-        export(tiny, target, calibration=TEXTS, min_agreement=0, force=True)
-    assert str(caught.value).startswith(str(target))
-    assert digests(target) == before
-    assert os.listdir(small_disk) == ["bundle"]
-
-
-@pytest.mark.parametrize("limit", [100, 4000, 20_000, 80_000])
-def test_a_file_size_limit_leaves_the_old_bundle(tiny: Path, tmp_path: Path, limit: int):
-    target = _put_old_bundle(tmp_path)
-    before = digests(target)
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        with pytest.raises(BundleError, match=f"cannot be written: {os.strerror(errno.EFBIG)}"):
-            export(tiny, target, calibration=TEXTS, min_agreement=0, force=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert digests(target) == before
-    assert os.listdir(tmp_path) == ["bundle"]
-
-
-def test_a_disk_that_is_full_for_the_tokenizer_is_told_as_such(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    save = transformers.PreTrainedTokenizerBase.save_pretrained
-
-    def fail(self: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
-        if "tokenizer" in Path(folder).name:
-            raise Exception("No space left on device (os error 28)")  # as the tokenizers library does
-        return save(self, folder, *arguments, **options)
-
-    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail)
-    with pytest.raises(BundleError, match="bundle: cannot be written: No space left on device; free space"):
-        fast_export(tiny, tmp_path / "bundle")
-    assert os.listdir(tmp_path) == []
-
-
-# The hub.
-
-
 def test_a_hub_id_is_exported_with_its_commit(fake_hub: Any, tiny: Path, tmp_path: Path):
     commit = fake_hub.add("org/tiny", tiny, revisions=("main", "v1"))
     code = (
@@ -646,35 +281,3 @@ def test_a_hub_id_is_exported_with_its_commit(fake_hub: Any, tiny: Path, tmp_pat
         "special_tokens_map.json",
         "model.safetensors",
     }
-
-
-def test_the_side_that_loses_tokens_comes_along(make_checkpoint: Callable[..., Path], tmp_path: Path):
-    checkpoint = make_checkpoint("bert", tokenizer={"truncation_side": "left"})
-    report = export(checkpoint, tmp_path / "bundle", variants=("fp32",), calibration=TEXTS)
-    assert report.passed
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    with torchless.pipeline(model=tmp_path / "bundle") as classify:
-        found = classify.preprocess(LONG, truncation=True)["input_ids"][0].tolist()
-    assert found == tokenizer(LONG, truncation=True)["input_ids"]
-    assert (
-        found
-        != transformers.AutoTokenizer.from_pretrained(checkpoint, truncation_side="right")(LONG, truncation=True)[
-            "input_ids"
-        ]
-    )
-
-
-def test_a_tokenizer_without_token_types(make_checkpoint: Callable[..., Path], tmp_path: Path):
-    """Its pairs have zeros, though the graph takes types and the template in tokenizer.json names them."""
-    names = ["input_ids", "attention_mask"]
-    export(
-        make_checkpoint("bert", tokenizer={"model_input_names": names}),
-        tmp_path / "bundle",
-        converter="optimum",
-        variants=("fp32",),
-        calibration=TEXTS,
-    )
-    with torchless.pipeline(model=tmp_path / "bundle", device="cpu") as pipe:
-        assert pipe.tokenizer_spec.inputs == ("input_ids", "attention_mask")
-        inputs = pipe.preprocess(("a good film", "is it good?"))
-        assert not inputs["token_type_ids"].any()

@@ -1,6 +1,6 @@
 """Whole exports under faults: the old bundle or the new one, never a mix, and nothing left that a rerun does not clear.
 
-`test_writer.py` kills the writer at each of its own steps; here it is the export, at each of its stages.
+`test_writer_processes.py` kills the writer at each of its own steps; here it is the export, at each of its stages.
 """
 
 from __future__ import annotations

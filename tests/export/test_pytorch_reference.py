@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,12 +27,6 @@ TEXTS: list[Any] = ["a good film", ("bad", "and long"), "", "waiting " * 90]
 @pytest.fixture(scope="module")
 def tiny(make_checkpoint: Callable[..., Path]) -> Path:
     return make_checkpoint("bert", labels=3)
-
-
-@pytest.fixture
-def changed(tiny: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
 
 
 @pytest.fixture(scope="module")

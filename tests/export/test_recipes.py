@@ -12,6 +12,7 @@ onnx = pytest.importorskip("onnx", reason="exporting needs the extra `export`")
 ort = pytest.importorskip("onnxruntime", reason="graphs are run by ONNX Runtime")
 pytest.importorskip("safetensors", reason="exporting needs the extra `export`")
 
+from built_graphs import run  # noqa: E402
 from torchless_export.checkpoint import open_checkpoint  # noqa: E402
 from torchless_export.graph import build  # noqa: E402
 from torchless_export.recipes import FIXED, PLAIN, SMOOTHED, Applied, Recipe, _limits, measure_statistics  # noqa: E402
@@ -23,13 +24,6 @@ IDS = np.random.default_rng(0).integers(5, 8000, (24, 12))
 def inputs(rows: np.ndarray, padding: int = 0) -> dict[str, np.ndarray]:
     wide = np.pad(rows, ((0, 0), (0, padding)))
     return {"input_ids": wide, "attention_mask": (wide > 0).astype(np.int64)}
-
-
-def run(model: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {i.name: arrays[i.name] for i in session.get_inputs()})[0]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import torchless
-from on_gpu import batch, plain_session
+from on_gpu import plain_session
+from open_sessions import batch
 from torchless import nvidia
 from torchless.binding import BoundRunner
 from torchless.cuda_graphs import MOST_GRAPHS, GraphRunner

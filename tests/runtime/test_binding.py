@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from open_sessions import CPU, batch, open_variant
 from torchless.binding import BoundRunner, Slot, checked_arrays
-from torchless.bundle import Bundle
-from torchless.devices import Device
 from torchless.session import Session
-
-CPU = Device("cpu")
 
 
 @pytest.fixture(scope="module")
-def opened(sample_bundle: Path) -> Iterator[Session]:
-    bundle = Bundle.open(sample_bundle)
-    variant = bundle.manifest.variants["fp32"]
-    with bundle.model("fp32") as source:
-        yield Session(source, device=CPU, inputs=variant.inputs, output=variant.output, threads=1)
+def opened(sample_bundle: Path) -> Session:
+    return open_variant(sample_bundle, threads=1)
 
 
 @pytest.fixture(scope="module")
 def runner(opened: Session) -> BoundRunner:
     return BoundRunner(ort, opened._session, "logits", CPU)
-
-
-def batch(rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    chance = np.random.default_rng(seed)
-    mask = (np.arange(length) < chance.integers(1, length + 1, (rows, 1))).astype(np.int64)
-    return {"attention_mask": mask, "input_ids": chance.integers(5, 900, mask.shape) * mask}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -16,14 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from open_sessions import CPU, LOGITS, batch, open_variant
 from torchless import cuda_graphs
-from torchless.bundle import Bundle
 from torchless.cuda_graphs import LENGTHS, MOST_TOKENS, ROWS, GraphRunner, bucket
-from torchless.devices import Device
 from torchless.manifest import OutputSpec
 from torchless.session import Session
-
-CPU = Device("cpu")
 
 
 @given(st.integers(1, 40), st.integers(1, 600), st.none() | st.integers(8, 600))
@@ -102,17 +99,14 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def sessions(sample_bundle: Path, features_bundle: Path) -> dict[str, Session]:
-    def opened(folder: Path) -> Session:
-        bundle = Bundle.open(folder)
-        variant = bundle.manifest.variants["fp32"]
-        with bundle.model("fp32") as source:
-            return Session(source, device=CPU, inputs=variant.inputs, output=variant.output, threads=1)
-
-    return {"logits": opened(sample_bundle), "last_hidden_state": opened(features_bundle)}
+    return {
+        "logits": open_variant(sample_bundle, threads=1),
+        "last_hidden_state": open_variant(features_bundle, threads=1),
+    }
 
 
 OUTPUTS = {
-    "logits": OutputSpec("logits", "float32", ("batch", "labels")),
+    "logits": LOGITS,
     "last_hidden_state": OutputSpec("last_hidden_state", "float32", ("batch", "sequence", "hidden")),
 }
 
@@ -124,12 +118,6 @@ def opened(request: pytest.FixtureRequest, sessions: dict[str, Session]) -> tupl
     watched = Watched(plain._session)
     assert plain.output_width is not None
     return plain, watched, GraphRunner(ort, watched, output, plain.output_width, CPU, 62)
-
-
-def batch(rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    chance = np.random.default_rng(seed)
-    mask = (np.arange(length) < chance.integers(1, length + 1, (rows, 1))).astype(np.int64)
-    return {"attention_mask": mask, "input_ids": chance.integers(5, 900, mask.shape) * mask}
 
 
 def test_from_the_second_batch_of_a_shape_on_it_is_replayed(opened: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchless.bundle import Bundle
+from open_sessions import inputs_of, open_variant
 from torchless.device_failures import halves_of, is_out_of_memory, lost_device, padded_tokens
 from torchless.devices import Device
 from torchless.errors import InferenceError, ProviderError
@@ -74,8 +74,7 @@ def test_a_lost_device(text: str, lost: str | None) -> None:
 
 
 def batch(rows: int, length: int = 5) -> dict[str, np.ndarray]:
-    ids = np.arange(rows * length, dtype=np.int64).reshape(rows, length) % 90 + 5
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return inputs_of(*(np.arange(rows * length).reshape(rows, length) % 90 + 5).tolist())
 
 
 @pytest.mark.parametrize("rows", [2, 3, 8])
@@ -112,10 +111,7 @@ def limited(sample_bundle: Path) -> Callable[..., tuple[Session, Device5]]:
     """Return a function that opens the sample on the CPU, as if that had a device's memory."""
 
     def make(most: int, error: str = FULL) -> tuple[Session, Device5]:
-        bundle = Bundle.open(sample_bundle)
-        variant = bundle.manifest.variants["fp32"]
-        with bundle.model("fp32") as source:
-            session = Session(source, device=Device("cpu"), inputs=variant.inputs, output=variant.output, threads=1)
+        session = open_variant(sample_bundle, threads=1)
         device = Device5(session._run, most, error)
         session._run = device
         return session, device

@@ -1,4 +1,4 @@
-"""The journal by itself; what becomes of a broken one is in `test_resume.py`."""
+"""The journal by itself; what becomes of a broken one is in `test_resume_refusals.py`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from file_system import posix
 from torchless.cli import journal
 from torchless.cli.journal import Journal, canonical
 from torchless.records import Record
@@ -60,7 +61,7 @@ def test_a_write_may_take_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert Journal.read(str(tmp_path / "journal")) == JOURNAL
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+@posix
 def test_writes_through_no_link(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("other")
     (tmp_path / "journal.new").symlink_to("other")
@@ -68,7 +69,7 @@ def test_writes_through_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_text() == "other"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+@posix
 def test_writes_through_no_link_laid_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other").write_text("other")
     monkeypatch.setattr(os, "unlink", lambda path: Path(path).symlink_to("other"))

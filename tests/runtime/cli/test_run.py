@@ -18,18 +18,18 @@ from typing import Any
 
 import pytest
 
+from file_system import only, posix
+from resumable_runs import FOUND_BESIDE
 from torchless.cli.resume import ResumableFile
 from torchless.cli.run import windows
 from torchless.records import RecordReader, open_records
 from untraced import UNTRACED
 
 Result = subprocess.CompletedProcess[str]
-posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 WINDOW = 4096
 LINES = 4 * WINDOW + 500
 WORDS = ("the", "a", "film", "plot", "is", "was", "not", "never", "good", "bad", "dull", "very", "so", "and", "but")
-BESIDE = [".out.jsonl.journal", ".out.jsonl.partial"]
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -46,10 +46,6 @@ def done(*arguments: str | Path) -> str:
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     return result.stderr
-
-
-def only(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
 
 
 def records_done(folder: Path) -> int:
@@ -115,7 +111,7 @@ class TestInterrupted:
         said = f"{count} texts are done and kept; the same command with --resume goes on"
         assert stopped.stderr.splitlines()[-2:] == (["interrupted", said] if number == signal.SIGINT else [said][-1:])
         assert target.read_text() == "old\n"
-        assert only(tmp_path) == [*BESIDE, "out.jsonl"]
+        assert only(tmp_path) == [*FOUND_BESIDE, "out.jsonl"]
         said = done(*arguments, "--resume")
         assert said.startswith(f"{target}: going on after {count} texts\n")
         assert f"{LINES} texts to {target}, the last {LINES - count} in " in said
@@ -141,7 +137,7 @@ class TestInterrupted:
                 break
             assert stopped.returncode == -signal.SIGKILL
             kills += 1
-            if (tmp_path / BESIDE[0]).exists():
+            if (tmp_path / FOUND_BESIDE[0]).exists():
                 assert records_done(tmp_path) >= before
                 before = records_done(tmp_path)
         else:
@@ -234,12 +230,12 @@ class TestResume:
         source.write_bytes(b"a film\n" * (WINDOW + 5) + b"\xff\n")
         arguments: list[str | Path] = [sample_bundle, "--input", source, "--output", tmp_path / "out.jsonl"]
         assert run(*arguments).returncode == 1
-        assert only(tmp_path) == [*BESIDE, "texts.txt"]
+        assert only(tmp_path) == [*FOUND_BESIDE, "texts.txt"]
         source.write_bytes(b"a film\n" * (WINDOW + 5))
         return arguments
 
     def test_other_options(self, left: list[str | Path], tmp_path: Path) -> None:
-        before = (tmp_path / BESIDE[0]).read_bytes()
+        before = (tmp_path / FOUND_BESIDE[0]).read_bytes()
         for option, says in (
             (["--top-k", "2"], "done with no --top-k, and this run has --top-k 2;"),
             (["--variant", "fp32"], "done with variant int8, and this run has variant fp32;"),
@@ -253,7 +249,7 @@ class TestResume:
             assert says in result.stderr
             assert result.stderr.endswith("give the same, or leave out --resume to start anew\n")
             assert result.stderr.count("\n") == 1
-        assert (tmp_path / BESIDE[0]).read_bytes() == before
+        assert (tmp_path / FOUND_BESIDE[0]).read_bytes() == before
         assert f"going on after {WINDOW} texts" in done(*left, "--resume", "--threads", "1")
 
     def test_another_input(self, left: list[str | Path], tmp_path: Path) -> None:
