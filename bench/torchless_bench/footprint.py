@@ -6,6 +6,7 @@ Loaded by its path in the contender's own process, like `worker.py` and with no 
 from __future__ import annotations
 
 import importlib.metadata
+import marshal
 import os
 import sys
 from typing import Any
@@ -20,10 +21,11 @@ def files_opened(options: dict[str, Any]) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def files_installed(requirements: list[str]) -> set[str]:
-    """Return all files of the distributions that pip installs for `requirements`, by their records in this environment.
+def sizes_installed(requirements: list[str]) -> dict[str, int]:
+    """Return all files of the distributions that pip installs for `requirements`, and their bytes.
 
-    Of an editable one, whose record names no module, the packages are counted that its `.pth` file points to.
+    They are those of the records in this environment. Of an editable one, whose record names no module, they are the
+    packages that its `.pth` file points to, each module with the byte code that pip would have compiled beside it.
 
     Raises:
         NotImplementedError: one of them is not installed here.
@@ -51,16 +53,35 @@ def files_installed(requirements: list[str]) -> set[str]:
             waiting += [(Requirement(line), wanted) for line in found.requires or ()]
             paths = {os.path.realpath(str(found.locate_file(file))) for file in found.files or ()}
             files |= {path for path in paths if os.path.isfile(path)}
-    return files | {file for path in files if path.endswith(".pth") for file in _packages_behind(path)}
+    sizes = {path: os.lstat(path).st_size for path in files}
+    for pth in [path for path in files if path.endswith(".pth")]:
+        for path in _packages_behind(pth):
+            sizes[path] = os.lstat(path).st_size
+            if path.endswith(".py"):
+                sizes[f"{path}c"] = _bytes_compiled(path)
+    return sizes
 
 
 def _packages_behind(pth: str) -> set[str]:
+    """Return the files of each package in the directories that a `.pth` file names."""
     with open(pth, encoding="utf-8") as file:
         folders = [line.strip() for line in file if os.path.isdir(line.strip())]
+    packages = [
+        os.path.join(folder, name)
+        for folder in folders
+        for name in os.listdir(folder)
+        if os.path.isfile(os.path.join(folder, name, "__init__.py"))
+    ]
     return {
         os.path.join(path, name)
-        for folder in folders
-        for path, _, names in os.walk(folder)
+        for package in packages
+        for path, _, names in os.walk(package)
         for name in names
         if "__pycache__" not in path
     }
+
+
+def _bytes_compiled(path: str) -> int:
+    """Return the size of a module's `.pyc`: a header of 16 bytes (PEP 552), and the code."""
+    with open(path, "rb") as file:
+        return 16 + len(marshal.dumps(compile(file.read(), path, "exec", dont_inherit=True)))

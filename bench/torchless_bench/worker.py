@@ -172,8 +172,8 @@ class Worker:
         return lambda: float(sum(os.stat(file).st_size for file in find(options)))
 
     def _installed(self) -> Callable[[], float]:
-        find = _footprint().files_installed
-        return lambda: float(sum(os.lstat(file).st_size for file in find(self._installs)))
+        find = _footprint().sizes_installed
+        return lambda: float(sum(find(self._installs).values()))
 
 
 OWN_KINDS: dict[str, Callable[..., Callable[[], Any]]] = {

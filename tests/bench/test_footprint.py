@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import py_compile
 from pathlib import Path
 
 import pytest
 
-from torchless_bench.footprint import files_installed, files_opened
+from torchless_bench.footprint import files_opened, sizes_installed
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def sizes(*requirements: str) -> dict[str, int]:
-    files = files_installed(list(requirements))
-    return {os.path.basename(file): os.stat(file).st_size for file in files if not file.endswith("METADATA")}
+    found = sizes_installed(list(requirements))
+    return {os.path.basename(file): size for file, size in found.items() if not file.endswith("METADATA")}
 
 
 def test_with_all_that_it_requires_and_nothing_else(environment):
@@ -50,25 +51,39 @@ def test_with_all_that_it_requires_and_nothing_else(environment):
 def test_an_editable_one_is_counted_by_its_packages(environment, tmp_path):
     source = tmp_path / "source"
     (source / "pkg" / "__pycache__").mkdir(parents=True)
-    (source / "pkg" / "module.py").write_bytes(b"#" * 500)
-    (source / "pkg" / "__pycache__" / "module.pyc").write_bytes(b"#" * 900)
+    (source / "pkg" / "__init__.py").touch()
+    module = source / "pkg" / "module.py"
+    module.write_bytes(b'"""A module."""\n\nanswer = 42\n')
+    (source / "pkg" / "table.txt").write_bytes(b"x" * 70)
+    (source / "figures").mkdir()  # no package
+    (source / "figures" / "large.png").write_bytes(b"x" * 90000)
+    (source / "README.md").write_bytes(b"x" * 800)
+    compiled = Path(py_compile.compile(str(module))).stat().st_size
     environment("edited")
     packages = tmp_path / "site-packages"
     (packages / "_edited.pth").write_text(f"{source}\nimport something\n")
     (packages / "edited-1.0.dist-info" / "RECORD").write_text("_edited.pth,,\n")
-    assert sizes("edited") == {"_edited.pth": len(f"{source}\nimport something\n"), "module.py": 500}
+    found = sizes("edited")
+    assert found.pop("__init__.pyc") < 200
+    assert found == {
+        "_edited.pth": len(f"{source}\nimport something\n"),
+        "__init__.py": 0,
+        "module.py": 29,
+        "module.pyc": compiled,
+        "table.txt": 70,
+    }
 
 
 def test_what_is_not_installed_is_named(environment):
     environment("a", ("no-such-distribution",))
     with pytest.raises(NotImplementedError, match=r"^no-such-distribution not installed in "):
-        files_installed(["a"])
+        sizes_installed(["a"])
 
 
 def test_as_pip_records_it():
-    found = files_installed(["numpy"])
+    found = sizes_installed(["numpy"])
     recorded = {str(file.locate()) for file in importlib.metadata.files("numpy") or () if file.locate().is_file()}
-    assert {os.path.realpath(file) for file in recorded} == found
+    assert {os.path.realpath(file): os.stat(file).st_size for file in recorded} == found
 
 
 def test_opened_are_the_settings_and_one_graph(tmp_path):
