@@ -107,10 +107,24 @@ class PyTorchReference:
         """Run the model on (batch, sequence) int64 inputs.
 
         Returns logits (batch, labels) float32, or the last hidden state (batch, sequence, hidden) float32.
+
+        Raises:
+            CheckpointError: the original itself fails on them, as where its tokenizer gives token types that it has no
+                row for.
         """
         torch = importlib.import_module("torch")
-        with torch.inference_mode():
-            output = self.model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        try:
+            with torch.inference_mode():
+                output = self.model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        except MemoryError:
+            raise
+        except Exception as error:  # transformers raises whatever its parts do
+            highest = ", ".join(f"{name} up to {array.max(initial=0)}" for name, array in inputs.items())
+            raise CheckpointError(
+                f"{self._checkpoint.path}: the original fails on texts that judge, with {highest}: "
+                f"{type(error).__name__}: {one_line(str(error), 200)}; correct config.json or the tokenizer's files, "
+                "or judge on texts that it can answer (--calibration)"
+            ) from error
         result: NDArray[np.float32] = output[self._checkpoint.task.output].float().numpy()
         return result
 

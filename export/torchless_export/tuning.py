@@ -101,7 +101,8 @@ def read_shapes(shapes: str | Sequence[str | Shape] | bool | None) -> tuple[Shap
         raise InputError(f"tune is {shapes!r}, wanted True, or shapes such as '1x16,32x32'")
     read = []
     for item in shapes.split(",") if isinstance(shapes, str) else shapes:
-        text = item if isinstance(item, str) else "x".join(map(str, item))
+        pair = isinstance(item, Sequence) and not isinstance(item, str)
+        text = "x".join(map(str, item)) if pair else str(item)
         match = _SHAPE.fullmatch(text.strip())
         if match is None:
             raise InputError(f"shapes: {text!r}, wanted batch times tokens, such as 1x16, with commas between them")

@@ -78,6 +78,16 @@ def test_padding_does_not_change_logits(reference: PyTorchReference):
     np.testing.assert_allclose(together, np.stack(alone), rtol=0, atol=1e-6)
 
 
+def test_texts_that_the_original_cannot_answer(make_checkpoint: Callable[..., Path]):
+    """A tokenizer with two types of tokens, and a model with one: transformers answers texts, and no pairs."""
+    reference = PyTorchReference(open_checkpoint(make_checkpoint("bert", type_vocab_size=1)))
+    assert np.isfinite(reference.forward(reference.encode(["bad"], None))).all()
+    with pytest.raises(
+        CheckpointError, match=r"the original fails .* token_type_ids up to 1.*IndexError.*--calibration"
+    ):
+        reference.forward(reference.encode([("bad", "and long")], None))
+
+
 def test_tokenizer_json_holds_neither_padding_nor_truncation(tiny: Path):
     reference = PyTorchReference(open_checkpoint(tiny))
     before = json.loads(reference.tokenizer_json())

@@ -40,7 +40,8 @@ def test_shapes(given: Any, read: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "16", "0x16", "1x0", "1x16,", "ax2", "-1x16", [], [(1,)], [(1, 2, 3)], 3, ["1x-1"]]
+    "given",
+    ["", "16", "0x16", "1x0", "1x16,", "ax2", "-1x16", [], [(1,)], [(1, 2, 3)], 3, ["1x-1"], (1, 16), [None], b"1x16"],
 )
 def test_wrong_shapes(given: Any) -> None:
     with pytest.raises(InputError, match=r"^(shapes|tune is)"):
