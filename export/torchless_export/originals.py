@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from torchless.errors import CheckpointError, InputError
 from torchless_export import pytorch_reference
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.parity import Arrays, Float32, Reference, TextInput
@@ -36,6 +37,7 @@ class NumPyOriginal:
         Raises:
             CheckpointError: an architecture, a setting or a tokenizer that only transformers knows; the line names it.
         """
+        self._path = checkpoint.path
         self._resolved = resolve(checkpoint)
         self._tokenizer = TokenizersReference(checkpoint)
         self._model = NumPyReference(checkpoint)
@@ -52,8 +54,18 @@ class NumPyOriginal:
         return self._tokenizer.encode(texts, max_length)
 
     def forward(self, inputs: Arrays) -> Float32:
-        """Return logits (batch, labels), or the last hidden state (batch, sequence, hidden), float32."""
-        return self._model.forward(inputs)
+        """Return logits (batch, labels), or the last hidden state (batch, sequence, hidden), float32.
+
+        Raises:
+            CheckpointError: the tokenizer gives what the model has no row for.
+        """
+        try:
+            return self._model.forward(inputs)
+        except InputError as error:
+            raise CheckpointError(
+                f"{self._path}: the original fails on texts that judge: {error}; correct config.json or the "
+                "tokenizer's files, or judge on texts that it can answer (--calibration)"
+            ) from error
 
 
 def open_original(checkpoint: Checkpoint) -> Original:

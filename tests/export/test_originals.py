@@ -15,6 +15,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("safetensors")
 
 import torchless
+from torchless.errors import CheckpointError
 from torchless_export import export, exporter, originals, pytorch_reference
 from torchless_export.checkpoint import open_checkpoint
 
@@ -48,6 +49,12 @@ def test_both_originals_say_the_same(sample_checkpoint: Path) -> None:
         for name in theirs.keys() & ours.keys():
             np.testing.assert_array_equal(ours[name], theirs[name])
         np.testing.assert_allclose(one.forward(ours), other.forward(theirs), rtol=0, atol=1e-5)
+
+
+def test_a_text_that_numpy_cannot_answer(sample_checkpoint: Path) -> None:
+    original = originals.NumPyOriginal(open_checkpoint(sample_checkpoint))
+    with pytest.raises(CheckpointError, match=r"sst2-tiny: the original fails .*position_ids holds 512"):
+        original.forward({"input_ids": np.zeros((1, 513), np.int64)})
 
 
 @pytest.mark.usefixtures("without_pytorch")
