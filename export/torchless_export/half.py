@@ -2,8 +2,8 @@
 
 ONNX Runtime's CUDA kernels sum products, softmax and normalizations in float32 and round what they give; so what is
 lost is the rounding of weights and of each node's output, to 11 bits. What stays float32: the head's products behind
-the last normalization, whose result is the answer and whose time is nothing; nodes whose operator takes no float16;
-and the graph's output.
+the last normalization, whose result is the answer and whose time is nothing; the angles of rotary positions, which 11
+bits do not tell apart; nodes whose operator takes no float16; and the graph's output.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def emulation(model: onnx.ModelProto) -> onnx.ModelProto:
                 whole, rounded = names.fresh(f"{name}:whole"), names.fresh(f"{name}:rounded")
                 made.output[place] = whole
                 nodes.append(helper.make_node("Cast", [whole], [rounded], f"{rounded}/Cast", to=_HALF))
-                nodes.append(helper.make_node("Cast", [rounded], [name], f"{name}/Cast", to=_FLOAT))
+                # The conversion has given Casts of its own the names of what they make.
+                nodes.append(helper.make_node("Cast", [rounded], [name], f"{rounded}/Widen", to=_FLOAT))
     graph = model.graph
     bare = onnx.GraphProto(name=graph.name, doc_string=graph.doc_string, input=graph.input, output=graph.output)
     constants = [_widened(tensor) if tensor.data_type == _HALF else tensor for tensor in graph.initializer]
@@ -117,10 +118,10 @@ class _Conversion:
 
     def convert(self) -> onnx.ModelProto:
         graph = self._model.graph
-        head = _head(graph.node, self._outputs)
+        kept = _head(graph.node, self._outputs) | _angles(graph.node)
         opset = opset_version(self._model)
         for number, node in enumerate(graph.node):
-            wide = number in head or not _takes_half(node, opset, self._types)
+            wide = number in kept or not _takes_half(node, opset, self._types)
             self._convert(node, _FLOAT if wide else _HALF)
         for name in self._outputs:
             if self._types[name] == _FLOAT and (name, _FLOAT) not in self._there:
@@ -258,6 +259,18 @@ def _head(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> set[int]:
         if number not in found and nodes[number].op_type in _OF_HEADS:
             found.add(number)
             left += [makers[name] for name in nodes[number].input if name in makers]
+    return found
+
+
+def _angles(nodes: Sequence[onnx.NodeProto]) -> set[int]:
+    """Return the numbers of the nodes that take a sine or a cosine, and of those before them."""
+    wanted: set[str] = set()
+    found: set[int] = set()
+    for number in range(len(nodes) - 1, -1, -1):  # a node stands behind all that it reads
+        node = nodes[number]
+        if node.op_type in ("Cos", "Sin") or wanted.intersection(node.output):
+            found.add(number)
+            wanted.update(name for name in node.input if name)
     return found
 
 

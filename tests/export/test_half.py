@@ -112,6 +112,18 @@ def test_an_output_of_the_encoder_itself_is_cast() -> None:
         ),
         # What is float32 for the sake of a Cast alone is not.
         ([node("Cast", "ids", "f", to=FLOAT), node("Softmax", "f", "y")], {"f": HALF}, 2),
+        # Angles, and all that they come from.
+        (
+            [
+                node("Cast", "ids", "f", to=FLOAT),
+                node("Mul", "f f", "a"),
+                node("Cos", "a", "c"),
+                node("Mul", "c c", "h"),
+                node("Softmax", "h", "y"),
+            ],
+            {"f": FLOAT, "a": FLOAT, "c": FLOAT, "c:float16": HALF, "h": HALF},
+            2,
+        ),
         (
             [node("Shape", "ids", "s"), node("ConstantOfShape", "s", "z"), node("Softmax", "z", "y")],
             {"z": HALF},
@@ -133,7 +145,7 @@ def test_which_nodes_are_float16(nodes: list[Any], kinds: dict[str, int], rank: 
     onnx.checker.check_model(made, full_check=True)
     found = types(made)
     assert {name: found[name] for name in kinds} == kinds
-    assert run(made).dtype == np.float32
+    assert run(made).dtype == run(emulation(made)).dtype == np.float32
 
 
 @pytest.mark.parametrize("largest", [65504.0, -65504.0])

@@ -18,7 +18,7 @@ from torchless_export.graph.packing import Packing
 from torchless_export.graph.parts import Family, Linear
 from torchless_export.graph.positions import Positions
 from torchless_export.graph.products import add_product
-from torchless_export.graph.rotary import rotations
+from torchless_export.graph.rotary import Rotations
 from torchless_export.graph.scores import ScoreBias
 from torchless_export.graph.spec import Spec
 from torchless_export.graph.tensors import Tensors, scaled
@@ -55,6 +55,7 @@ class Attention:
         self._spec = spec
         self._form = form
         self._bias = ScoreBias(graph, tensors, family, spec, positions)
+        self._rotations = Rotations(graph, positions, spec.head_size)
         packs = form.attention == "packed" and self._bias.masks_alone(*range(spec.layers)) and not family.rotary
         self.packing = Packing(graph, self._bias.lengths()) if packs else None
         self._disentangled: DisentangledScores | None = None
@@ -211,14 +212,8 @@ class Attention:
         """Return queries and keys turned by their positions, where the family does; the first token's is 0: no turn."""
         if not self._family.rotary:
             return projections
-        graph, sizes, spec = self._graph, self._spec.sizes, self._spec
-        theta = spec.thetas[spec.local[layer]]
-        tables = [
-            graph.constant(
-                f"rotary.{theta:g}.{kind}", partial(_rotation_table, sizes["positions"], spec.head_size, theta, i)
-            )
-            for i, kind in enumerate(("cos", "sin"))
-        ]
+        graph, spec = self._graph, self._spec
+        tables = self._rotations.tables(spec.thetas[spec.local[layer]])
         turn = partial(graph.add, "RotaryEmbedding", name=name, domain=MICROSOFT)
         query, key, value = projections
         if not first:
@@ -240,7 +235,3 @@ class Attention:
 
         biased = tensors.has_bias(part) or tensors.has_bias(value)
         return add_product(self._graph, context, path, lambda: tensors.matrix(path, part), bias if biased else None)
-
-
-def _rotation_table(positions: int, size: int, theta: float, which: int) -> Float32:
-    return rotations(positions, size, theta)[which]

@@ -200,7 +200,6 @@ _MODERNBERT = Family(
         "layers": Setting(("num_hidden_layers",), 22),
         "heads": Setting(("num_attention_heads",), 12),
         "intermediate": Setting(("intermediate_size",), 1152),
-        "positions": Setting(("max_position_embeddings",), 8192),
         "window": Setting(("local_attention",), 128),
         "activation": Setting(("hidden_activation",), "gelu"),
         "head_activation": Setting(("classifier_activation",), "gelu"),

@@ -28,6 +28,7 @@ class Positions:
         self.axis = axis
         self._length = ""
         self._texts = ""
+        self._columns = ""
 
     def length(self) -> str:
         """Return the number of columns, an int64 of one axis."""
@@ -40,6 +41,14 @@ class Positions:
         if not self._texts:
             self._texts = self._graph.add("Shape", "input_ids", name="texts", start=0, end=1)
         return self._texts
+
+    def columns(self) -> str:
+        """Return the numbers of the columns from 0, (sequence,) int64, however many there are."""
+        if not self._columns:
+            graph = self._graph
+            end = graph.add("Squeeze", self.length(), name="columns")
+            self._columns = graph.add("Range", graph.index(0), end, graph.index(1), name="columns")
+        return self._columns
 
     def first_rows(self, name: str, table: Callable[[], NDArray[Any]]) -> str:
         """Return as many rows of a constant table as the texts have columns: (sequence, ...)."""

@@ -1,4 +1,8 @@
-"""Rotary positions and windows, as ModernBERT's config says them in the words of transformers 4 and 5."""
+"""Rotary positions and windows, as ModernBERT's config says them in the words of transformers 4 and 5.
+
+Each run computes the angles of as many positions as its texts have tokens: there is no table that a text could be too
+long for, as there is none in transformers.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ import numpy as np
 
 from torchless.errors import CheckpointError
 from torchless_export.checkpoint import Checkpoint
+from torchless_export.graph.nodes import Graph
+from torchless_export.graph.positions import Positions
 from torchless_export.weights import Float32
 
-__all__ = ["Rotary", "read_rotary", "rotations"]
+__all__ = ["Rotary", "Rotations", "read_rotary"]
 
-# The tables have a row for each position, and nothing in the weights bounds their number.
-_MOST_POSITIONS = 1 << 17
+_FLOAT = 1  # onnx.TensorProto.FLOAT
 # Of layers that see all tokens, and of those that see a window (ModernBertConfig).
 _KINDS = (("full_attention", "global_rope_theta", 160000.0), ("sliding_attention", "local_rope_theta", 10000.0))
 
@@ -32,7 +37,7 @@ def read_rotary(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> Rotary:
     """Return what config.json says.
 
     Raises:
-        CheckpointError: rotary positions of another kind, or too many; the line names the key.
+        CheckpointError: rotary positions of another kind; the line names the key.
     """
     config, layers, size = checkpoint.config, sizes["layers"], sizes["hidden"] // sizes["heads"]
 
@@ -41,8 +46,6 @@ def read_rotary(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> Rotary:
 
     if size % 2:
         raise refuse("num_attention_heads", sizes["heads"], "heads of an even width: rotary positions turn pairs")
-    if sizes["positions"] > _MOST_POSITIONS:
-        raise refuse("max_position_embeddings", sizes["positions"], f"at most {_MOST_POSITIONS}")
     if config.get("rope_scaling") is not None:
         raise refuse("rope_scaling", config["rope_scaling"], "null; use --converter optimum")
     every, types = config.get("global_attn_every_n_layers", 3), config.get("layer_types")
@@ -69,12 +72,35 @@ def read_rotary(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> Rotary:
     return Rotary(tuple(kind == _KINDS[1][0] for kind in types), (thetas[0], thetas[1]))
 
 
-def rotations(positions: int, size: int, theta: float) -> tuple[Float32, Float32]:
-    """Return the cosines and sines of the angles by which pairs turn, each (positions, size / 2) float32.
+class Rotations:
+    """The angles by which one graph's queries and keys turn; what layers share is added once."""
 
-    The angles are products in float32, as transformers takes them: at large positions the rounding shows.
-    """
+    def __init__(self, graph: Graph, positions: Positions, size: int) -> None:
+        """`size`: the width of a head, whose feature i is paired with feature i + size / 2."""
+        self._graph = graph
+        self._positions = positions
+        self._size = size
+        self._column = ""
+        self._tables: dict[float, tuple[str, str]] = {}
+
+    def tables(self, theta: float) -> tuple[str, str]:
+        """Return the cosines and sines of the angles, each (sequence, size / 2), as `RotaryEmbedding` takes them.
+
+        The angles are products in float32, as transformers takes them: at large positions the rounding shows.
+        """
+        if theta not in self._tables:
+            graph, name = self._graph, f"rotary.{theta:g}"
+            if not self._column:
+                numbers = graph.add("Cast", self._positions.columns(), name="rotary", to=_FLOAT)
+                self._column = graph.add("Unsqueeze", numbers, graph.ints(1), name="rotary")
+            row = graph.constant(f"{name}.frequencies", lambda: _frequencies(self._size, theta)[None, :])
+            angles = graph.add("Mul", self._column, row, name=name)
+            self._tables[theta] = graph.add("Cos", angles, name=name), graph.add("Sin", angles, name=name)
+        return self._tables[theta]
+
+
+def _frequencies(size: int, theta: float) -> Float32:
+    """Return what each pair turns by from one position to the next, (size / 2,) float32, rounded as transformers'."""
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    frequencies = np.float32(1) / np.power(np.float32(theta), exponents)
-    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+    frequencies: Float32 = np.float32(1) / np.power(np.float32(theta), exponents)
+    return frequencies

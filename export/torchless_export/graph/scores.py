@@ -130,28 +130,25 @@ class ScoreBias:
 
     def _relative(self, table: Table) -> str:
         """Return the mask and the bias by distance, (batch, heads, sequence, sequence)."""
-        path, most = self._tensors.path(table), self._spec.sizes["positions"]
+        graph, path, most = self._graph, self._tensors.path(table), self._spec.sizes["positions"]
 
         def by_distance() -> Float32:
             rows = self._tensors.read(f"{path}.weight")
             return rows[distance_buckets(np.arange(-most, most + 1))].T
 
-        bias = self._by_distance(f"{path}.by_distance", by_distance, axis=1)
-        return self._graph.add("Add", self._share("mask", self._mask), bias, name="relative_bias")
+        name = f"{path}.by_distance"
+        distance = self._positions.distances(most, offset=most)
+        bias = graph.add("Gather", graph.constant(name, by_distance), distance, name=name, axis=1)
+        return graph.add("Add", self._share("mask", self._mask), bias, name="relative_bias")
 
     def _window(self) -> str:
         """Return the mask and a window of half its size on both sides, (batch, 1, sequence, sequence)."""
-        half, most = self._spec.sizes["window"] // 2, self._spec.sizes["positions"]
-
-        def by_distance() -> Float32:
-            return np.where(np.abs(np.arange(-most, most + 1)) <= half, 0, _LOWEST).astype(np.float32)
-
-        window = self._by_distance("window", by_distance, axis=0)
+        graph, half = self._graph, self._spec.sizes["window"] // 2
+        columns = self._positions.columns()
+        distance = graph.add(
+            "Sub", columns, graph.add("Unsqueeze", columns, graph.ints(1), name="window"), name="window"
+        )
+        near = graph.add("LessOrEqual", graph.add("Abs", distance, name="window"), graph.index(half), name="window")
+        window = graph.add("Where", near, graph.number(0.0), graph.number(_LOWEST), name="window")
         # Not Add: a token that is padding and out of the window would get minus infinity, and rows of those NaN.
-        return self._graph.add("Min", self._share("mask", self._mask), window, name="window")
-
-    def _by_distance(self, name: str, table: Callable[[], Float32], *, axis: int) -> str:
-        """Return the values of a table by distance key - query, from minus to plus the number of positions."""
-        most = self._spec.sizes["positions"]
-        distance = self._share("distance", lambda: self._positions.distances(most, offset=most))
-        return self._graph.add("Gather", self._graph.constant(name, table), distance, name=name, axis=axis)
+        return graph.add("Min", self._share("mask", self._mask), window, name="window")

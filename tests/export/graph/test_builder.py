@@ -163,8 +163,16 @@ def test_the_bases_of_rotary_positions_and_their_windows(random_model: Callable[
     model = random_model("modernbert", **config, global_rope_theta=700.0, local_rope_theta=50.0)
     inputs = texts(2, 80, "right", seed=8, pad=0, vocab=60, types=False)
     made = built(model.checkpoint)
-    assert {t.name for t in made.graph.initializer} > {"rotary.700.cos", "rotary.50.sin", "window"}
+    assert {t.name for t in made.graph.initializer} > {"rotary.700.frequencies", "rotary.50.frequencies"}
     check(model, inputs, made)
+
+
+@pytest.mark.parametrize("form", graph.candidates("cpu"), ids=str)
+def test_rotary_positions_have_no_last_one(form: Form, random_model: Callable[..., Any]) -> None:
+    model = random_model("modernbert", **SMALL, local_attention=6)
+    made = built(model.checkpoint, form=form)
+    for length in (SMALL["max_position_embeddings"] + 1, 700):
+        check(model, texts(2, length, "right", seed=8, pad=0, vocab=60, types=False), made)
 
 
 @pytest.mark.parametrize("form", graph.candidates("cpu"), ids=str)

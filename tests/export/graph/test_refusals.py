@@ -98,7 +98,6 @@ def refusal(checkpoint: Checkpoint) -> str:
         ("modernbert", "rope_parameters", [1]),
         ("modernbert", "layer_types", ["full_attention"]),
         ("modernbert", "layer_types", ["full_attention", "chunked_attention"]),
-        ("modernbert", "max_position_embeddings", 10**9),
         ("modernbert", "num_attention_heads", 4),
         ("modernbert", "norm_bias", "yes"),
         ("modernbert", "classifier_pooling", "max"),
