@@ -120,7 +120,9 @@ def open_checkpoint(
         tokenizer_config=tokenizer_config,
         task=found,
         labels=labels,
-        problem_type=problem_type(dict(config), len(labels)) if labels else None,
+        problem_type=problem_type(dict(config), len(labels), str(folder / "config.json"), CheckpointError)
+        if labels
+        else None,
         weights=weights,
         tensors=tensors,
     )

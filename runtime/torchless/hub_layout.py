@@ -87,7 +87,7 @@ def open_unverified(folder: Path, *, trust: bool = False) -> Bundle:
         task=task.name,
         architecture=str(config.get("model_type", "")),
         labels=labels,
-        problem_type=problem_type(config, len(labels)) if labels else None,
+        problem_type=problem_type(config, len(labels), str(folder / "config.json"), BundleError) if labels else None,
         tokenizer=read_tokenizer_spec(tokenizer, tokenizer_config, config, limit),
         files=tuple(FileEntry(name, 0, "") for name in _JSON if (folder / name).is_file()),
         variants={
@@ -134,11 +134,17 @@ def read_labels(config: dict[str, Any], where: str, error: type[Exception]) -> t
     return labels
 
 
-def problem_type(config: dict[str, Any], labels: int) -> str:
-    """Return the config's problem type; unset, what transformers' pipeline acts as: one label is a sigmoid's."""
+def problem_type(config: dict[str, Any], labels: int, where: str, error: type[Exception]) -> str:
+    """Return the config's problem type; unset, what transformers' pipeline acts as: one label is a sigmoid's.
+
+    Raises:
+        error: one that there is none of, which transformers refuses too.
+    """
     given = config.get("problem_type")
     if given in PROBLEM_TYPES:
         return str(given)
+    if given is not None:
+        raise error(f"{where}: problem_type is {given!r:.80}, wanted one of {', '.join(PROBLEM_TYPES)}, or null")
     return "multi_label_classification" if labels == 1 else "single_label_classification"
 
 

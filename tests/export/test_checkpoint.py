@@ -94,6 +94,7 @@ WRONG: dict[str, tuple[Damage, str]] = {
     "labels from 1": (config(id2label={"1": "A", "2": "B"}), r"id2label has the ids \[1, 2\], wanted 0 to 1"),
     "labels twice": (config(id2label={"0": "A", "1": "A"}), r"config\.json: id2label gives 'A' to two ids"),
     "an id twice": (config(id2label={"0": "A", "00": "B"}), r"config\.json: id2label has the ids"),
+    "odd problem": (config(problem_type="ranking"), r"config\.json: problem_type is 'ranking', wanted one of"),
     "odd ids": (config(id2label={"00": "A", "1": "B"}), r"config\.json: id2label has the ids \['00', '1'\]"),
     "labels are numbers": (config(id2label={"0": 0, "1": 1}), r"config\.json: id2label is not a table of strings"),
     "labels are a list": (config(id2label=["A", "B"]), r"config\.json: id2label is not a table of strings"),

@@ -171,11 +171,13 @@ def test_quiet_is_quiet_and_leaves_no_trace(capsys: pytest.CaptureFixture[str]):
             sys.stdout.write("noise")
             warnings.warn("noise", stacklevel=1)
             logger.warning("noise")
+            list(transformers.utils.logging.tqdm(range(2)))
             raise ValueError("fault")
 
     with pytest.raises(ValueError, match="fault"):
         fail()
     assert logger.level == level
     assert list(warnings.filters) == filters
+    assert transformers.utils.logging.is_progress_bar_enabled()
     sys.stdout.write("said")
     assert capsys.readouterr() == ("said", "")

@@ -261,11 +261,19 @@ class TestLabels:
             ({"problem_type": None}, 5, "single_label_classification"),
             ({"problem_type": "regression"}, 5, "regression"),
             ({"problem_type": "multi_label_classification"}, 2, "multi_label_classification"),
-            ({"problem_type": "unheard of"}, 2, "single_label_classification"),
         ],
     )
     def test_problem_type(self, config: dict[str, Any], labels: int, wanted: str) -> None:
-        assert problem_type(config, labels) == wanted
+        assert problem_type(config, labels, "config.json", BundleError) == wanted
+
+    @pytest.mark.parametrize("given", ["unheard of", 1, ["regression"], "x" * 1000])
+    def test_a_problem_type_that_is_none(self, given: Any, layout: Path) -> None:
+        change_json(layout / "config.json", problem_type=given)
+        with pytest.raises(
+            BundleError, match=r"config\.json: problem_type is .{1,90}wanted one of single_label"
+        ) as caught:
+            open_unverified(layout)
+        assert len(str(caught.value)) < 400
 
 
 class TestFiles:
