@@ -77,7 +77,8 @@ def test_shards_are_one_set(sample_checkpoint: Path, tmp_path: Path) -> None:
     [
         (("F32", [2, 3], A.tobytes()), ("b", None), "its weights lack the tensor b"),
         (("F32", [2, 3], A.tobytes()), ("a", (3, 2)), r"the tensor a is \[2, 3\], config.json wants \[3, 2\]"),
-        (("I32", [2, 3], A.tobytes()), ("a", None), "the tensor a is int32, wanted floating point"),
+        (("I32", [2, 3], A.tobytes()), ("a", None), "the tensor a is I32, wanted F64, F32, F16, BF16"),
+        (("F8_E4M3", [2, 3], bytes(6)), ("a", None), "the tensor a is F8_E4M3, wanted F64, F32, F16, BF16"),
         (("F32", [2], np.float32([1, np.nan]).tobytes()), ("a", None), r"the tensor a holds nan at \[1\]"),
         (("F64", [1], np.float64([1e300]).tobytes()), ("a", None), r"the tensor a holds inf at \[0\]"),
     ],
