@@ -75,6 +75,12 @@ def _sigmoid(x: Float64) -> Float64:
     return 1 / (1 + np.exp(-np.maximum(x, -700.0)))
 
 
+def _mish(x: Float64) -> Float64:
+    # Misra (2019), arXiv:1908.08681: x tanh(softplus(x)).
+    result: Float64 = x * np.tanh(np.logaddexp(0, x))
+    return result
+
+
 def _blockwise(function: ActivationFunction) -> ActivationFunction:
     """Return `function` for float32 arrays of any shape, computed block by block, on every usable CPU."""
 
@@ -113,6 +119,8 @@ ACTIVATION_FUNCTIONS: Mapping[str, ActivationFunction] = {
     "gelu_pytorch_tanh": _in_float64(_gelu_tanh),
     "gelu_python_tanh": _in_float64(_gelu_tanh),
     "gelu_fast": _in_float64(_gelu_fast),
+    "leaky_relu": _in_float64(lambda x: np.where(x > 0, x, 0.01 * x)),
+    "mish": _in_float64(_mish),
     "quick_gelu": _in_float64(lambda x: x * _sigmoid(1.702 * x)),
     "relu": lambda x: np.maximum(x, np.float32(0)),
     "relu2": _in_float64(lambda x: np.square(np.maximum(x, 0))),

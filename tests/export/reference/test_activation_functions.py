@@ -39,3 +39,10 @@ def test_activation_functions_are_those_of_transformers(name: str):
     np.testing.assert_allclose(found[:, 0], wanted, rtol=2e-6, atol=2e-6)
     rtol, atol = (5e-7, 1e-8) if name in {"gelu", "gelu_10", "gelu_python"} else (6.1e-8, 1e-14)
     np.testing.assert_allclose(found[:, 0], exact, rtol=rtol, atol=atol)
+
+
+def test_whatever_a_graph_may_have_can_be_judged():
+    pytest.importorskip("onnx")
+    from torchless_export.graph.activation import ACTIVATIONS
+
+    assert ACTIVATION_FUNCTIONS.keys() == ACTIVATIONS.keys()
