@@ -89,7 +89,7 @@ class Rotations:
         The angles are products in float32, as transformers takes them: at large positions the rounding shows.
         """
         if theta not in self._tables:
-            graph, name = self._graph, f"rotary.{theta:g}"
+            graph, name = self._graph, f"rotary.{theta!r}"
             if not self._column:
                 numbers = graph.add("Cast", self._positions.columns(), name="rotary", to=_FLOAT)
                 self._column = graph.add("Unsqueeze", numbers, graph.ints(1), name="rotary")

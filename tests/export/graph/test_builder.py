@@ -158,12 +158,16 @@ def test_the_form_says_how_much_of_the_last_layer_is_built(random_model: Callabl
     assert set(products["read"]) > {layer + "intermediate.dense.weight", layer + "output.dense.weight", *head}
 
 
-def test_the_bases_of_rotary_positions_and_their_windows(random_model: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("wide", "local"), [(700.0, 50.0), (1.000001, 1.0000015)])
+def test_the_bases_of_rotary_positions_and_their_windows(
+    wide: float, local: float, random_model: Callable[..., Any]
+) -> None:
     config = SMALL | {"num_hidden_layers": 5, "local_attention": 6, "max_position_embeddings": 80}
-    model = random_model("modernbert", **config, global_rope_theta=700.0, local_rope_theta=50.0)
+    model = random_model("modernbert", **config, global_rope_theta=wide, local_rope_theta=local)
     inputs = texts(2, 80, "right", seed=8, pad=0, vocab=60, types=False)
     made = built(model.checkpoint)
-    assert {t.name for t in made.graph.initializer} > {"rotary.700.frequencies", "rotary.50.frequencies"}
+    bases = {t.name for t in made.graph.initializer if t.name.startswith("rotary")}
+    assert bases == {f"rotary.{wide!r}.frequencies", f"rotary.{local!r}.frequencies"}
     check(model, inputs, made)
 
 
