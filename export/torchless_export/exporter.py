@@ -21,7 +21,7 @@ from torchless_export.converters import Converter
 from torchless_export.graph import Form, Target, candidates, for_left_padding
 from torchless_export.half import to_float16
 from torchless_export.int8 import Wanted, advice
-from torchless_export.originals import Original, open_original
+from torchless_export.originals import Original, answerable, open_original
 from torchless_export.parity import Parity
 from torchless_export.quantize import quantize_int8
 from torchless_export.report import ExportReport, VariantReport
@@ -110,6 +110,7 @@ def export(
         try:
             with clock.step("load"):
                 original = open_original(source)
+                texts = texts.chosen(answerable(original))
             bundling = Bundling(source, original, way.name, writer.folder)
             wanted = Wanted(min_agreement, batch_invariant, timed, sensitivity)
             making = _Making(source, original, way, texts, bundling, tuned, wanted, clock)
@@ -282,7 +283,7 @@ class _Making:
                 source=self._texts.source,
                 max_length=self._length,
                 min_agreement=self._wanted.min_agreement,
-                ids_only=default_texts(),
+                ids_only=list(filter(answerable(self._original), default_texts())),
                 labels=self._texts.labels,
                 batch_invariant=self._wanted.batch_invariant,
                 progress=tell,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,3 +77,15 @@ def open_original(checkpoint: Checkpoint) -> Original:
     if pytorch_reference.AVAILABLE:
         return pytorch_reference.PyTorchReference(checkpoint)
     return NumPyOriginal(checkpoint)
+
+
+def answerable(original: Original) -> Callable[[TextInput], bool]:
+    """Return a function that tells whether a text has any tokens: without, the original fails on it.
+
+    Where the empty one has, it is special tokens, and all have.
+    """
+
+    def has_tokens(text: TextInput) -> bool:
+        return original.encode([text], None)["input_ids"].size > 0
+
+    return (lambda text: True) if has_tokens("") else has_tokens

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from torchless.errors import InputError
@@ -33,18 +33,33 @@ class TextSet:
         calibrating: those that its making may look at; none of them judges.
         source: the file's name, or that it is the default set.
         labels: of the judging texts, the positions of the right ones among the model's; None: not known.
+        widening: more texts that the making may look at: others than the user's, so that no range is too narrow for
+            them.
     """
 
     judging: tuple[TextInput, ...]
     calibrating: tuple[TextInput, ...]
     source: str
     labels: tuple[int, ...] | None = None
+    widening: tuple[TextInput, ...] = ()
 
-    @property
-    def widening(self) -> tuple[TextInput, ...]:
-        """More texts that the making may look at: others than the user's, so that no range is too narrow for them."""
-        others = () if self.source == DEFAULT_SOURCE else tuple(default_texts()[:: len(default_texts()) // _WIDENING])
-        return tuple(text for text in others if text not in set(self.judging))
+    def chosen(self, answerable: Callable[[TextInput], bool]) -> TextSet:
+        """Return the texts that the original can answer.
+
+        Raises:
+            InputError: there is none that judges, or none to look at.
+        """
+        kept = [i for i, text in enumerate(self.judging) if answerable(text)]
+        calibrating = tuple(filter(answerable, self.calibrating))
+        if not kept or not calibrating:
+            raise InputError(f"{self.source}: the tokenizer gives no tokens for these texts; give others")
+        return replace(
+            self,
+            judging=tuple(self.judging[i] for i in kept),
+            calibrating=calibrating,
+            labels=None if self.labels is None else tuple(self.labels[i] for i in kept),
+            widening=tuple(filter(answerable, self.widening)),
+        )
 
 
 def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None, labels: Sequence[str] = ()) -> TextSet:
@@ -83,7 +98,10 @@ def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None,
     calibrating = min(_CALIBRATING, max(1, len(distinct) // 5 if spare < 0 else min(spare, len(distinct) // 5)))
     judging = tuple(distinct[calibrating:][:_JUDGING])
     known = tuple(right[text] for text in judging) if right else None
-    return TextSet(judging, tuple(distinct[:calibrating]), source, known)
+    widening = () if calibration is None else default_texts()[:: len(default_texts()) // _WIDENING]
+    known_to_judge = set(judging)
+    others = tuple(text for text in widening if text not in known_to_judge)
+    return TextSet(judging, tuple(distinct[:calibrating]), source, known, others)
 
 
 def default_texts() -> list[TextInput]:

@@ -148,7 +148,7 @@ class Tokenizer:
                 raise InputError(f"these texts cannot be tokenized: {one_line(str(error), 200)}") from error
         room = min(self._most_tokens, truncation.max_length if truncation else self._most_tokens)
         for i, item in enumerate(found):
-            if not isinstance(item, InputError) and len(item) > room:
+            if not isinstance(item, InputError) and not 0 < len(item) <= room:
                 found[i] = self._shorten(item, truncation, indices[i] if indices else i, offsets)
         return found
 
@@ -182,7 +182,9 @@ class Tokenizer:
     def _shorten(
         self, encoding: Encoding, truncation: Truncation | None, index: int, offsets: bool
     ) -> Encoding | InputError:
-        """Cut what is too long by `truncation`; return why it is too long still, or cannot be cut."""
+        """Cut what is too long by `truncation`; return why it is too long still, or cannot be cut, or is nothing."""
+        if not len(encoding):
+            return InputError(f"text {index} has no tokens, special ones neither: there is nothing to answer", index)
         if truncation is not None and len(encoding) > truncation.max_length:
             try:
                 encoding = cut(encoding, truncation, side=self.spec.truncation_side, offsets=offsets)

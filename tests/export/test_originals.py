@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("safetensors")
 
 import torchless
-from torchless.errors import CheckpointError
+from json_files import change_json
+from torchless.errors import CheckpointError, InputError
 from torchless_export import export, exporter, originals, pytorch_reference
 from torchless_export.checkpoint import open_checkpoint
 
@@ -36,6 +38,30 @@ def test_numpy_judges_where_pytorch_is_not(sample_checkpoint: Path, tmp_path: Pa
     for variant in manifest["variants"].values():
         assert (variant["parity"]["reference"], variant["converter"]) == ("numpy", "graph")
     assert "against numpy on" in str(report)
+
+
+@pytest.mark.parametrize("pytorch", [True, False])
+def test_a_tokenizer_without_special_tokens(
+    sample_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytorch: bool
+) -> None:
+    """Some texts have no tokens then, and the original fails on them: they do not judge."""
+    if pytorch:
+        pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+    monkeypatch.setattr(pytorch_reference, "AVAILABLE", pytorch)
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(sample_checkpoint, checkpoint)
+    change_json(checkpoint / "tokenizer.json", post_processor=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers 5 would put one in
+        report = export(
+            checkpoint, tmp_path / "bundle", variants=["fp32"], calibration=["", " ", *TEXTS], min_agreement=0
+        )
+    assert 1 < report.variants["fp32"].parity.texts <= len(TEXTS)
+    with torchless.pipeline(model=tmp_path / "bundle", device="cpu") as classify:
+        assert classify.preprocess("a good film")["input_ids"].shape == (1, 3)
+        with pytest.raises(InputError, match="text 1 has no tokens"):
+            classify(["a good film", ""])
 
 
 def test_both_originals_say_the_same(sample_checkpoint: Path) -> None:

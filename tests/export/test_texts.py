@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -146,6 +147,25 @@ def test_a_column_label_of_other_labels_is_refused(tmp_path: Path, value: str):
         InputError, match=r"texts\.csv: line 3: the label .* is none of the model's 2, wanted 'NEGATIVE'"
     ):
         load_texts(path, LABELS)
+
+
+def test_only_what_the_original_can_answer_is_kept():
+    texts = load_texts([*default_texts()[:300], *(f"text {i}" for i in range(300))])
+    labelled = dataclasses.replace(texts, labels=tuple(range(len(texts.judging))))
+    chosen = labelled.chosen(lambda text: isinstance(text, str) and "a" in text)
+    assert 20 < len(chosen.judging) < len(texts.judging)
+    for kept, before in ((chosen.calibrating, texts.calibrating), (chosen.widening, texts.widening)):
+        assert kept == tuple(text for text in before if isinstance(text, str) and "a" in text)
+        assert 0 < len(kept) < len(before)
+    assert [texts.judging[label] for label in chosen.labels or ()] == list(chosen.judging)
+    assert texts.chosen(lambda text: True) == texts
+
+
+@pytest.mark.parametrize("kept", ["judging", "calibrating"])
+def test_texts_of_which_the_original_can_answer_none_are_refused(kept: str):
+    texts = load_texts(["a", "b", "c"])
+    with pytest.raises(InputError, match=r"^texts given by the caller: the tokenizer gives no tokens for these texts"):
+        texts.chosen(getattr(texts, kept).__contains__)
 
 
 def test_more_texts_widen_ranges_than_the_users_and_none_of_them_judges():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -213,6 +214,22 @@ class TestForward:
         logits = pipe.forward(pipe.preprocess([]))
         assert (logits.shape, logits.dtype) == ((0, 2), np.float32)
         assert pipe.postprocess(logits) == pipe([]) == []
+
+
+class TestNoTokens:
+    """transformers fails on a text of no tokens, too, where no other in its batch has some."""
+
+    @pytest.mark.parametrize("text", ["", " \u200b", {"text": "", "text_pair": " "}])
+    def test_is_an_error_of_that_text(self, pipe: Pipeline, features_bundle: Path, text: Any) -> None:
+        with torchless.pipeline(model=features_bundle, variant="fp32", device="cpu") as embed:
+            for call in (pipe, functools.partial(embed, pooling="mean"), functools.partial(embed, pooling="cls")):
+                assert len(call([text, "fine"])) == 2
+                for given, index in ((text, 0), (["fine", text], 1), (iter(["fine", text]), 1)):
+                    with pytest.raises(InputError, match=f"text {index} has no tokens") as caught:
+                        list(call(given, add_special_tokens=False))
+                    assert caught.value.index == index
+        kept = pipe(["fine", text, "dull"], add_special_tokens=False, on_error="return")
+        assert [isinstance(answer, InputError) for answer in kept] == [False, True, False]
 
 
 class TestOverLong:
