@@ -18,7 +18,7 @@ from torchless_export import converters, int8, parity, tuning
 from torchless_export.bundling import Bundling, save
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
 from torchless_export.converters import Converter
-from torchless_export.graph import Form, Target, candidates, for_left_padding
+from torchless_export.graph import Form, Target, candidates, for_batch_invariance, for_left_padding
 from torchless_export.half import to_float16
 from torchless_export.int8 import Wanted, advice
 from torchless_export.originals import Original, open_original
@@ -207,6 +207,8 @@ class _Making:
         forms = candidates(target) if self._converter.tunable else ()
         if self._bundling.manifest.tokenizer.padding_side == "left":
             forms = tuple(dict.fromkeys(map(for_left_padding, forms)))
+        if name == "int8" and self._wanted.batch_invariant:
+            forms = tuple(dict.fromkeys(map(for_batch_invariance, forms)))
         return list(forms), Device(target)
 
     def _write(self, name: str, form: Form | None) -> None:
