@@ -97,7 +97,7 @@ def export(
     if converter not in converters.NAMES:
         raise InputError(f"converter is {converter!r}, wanted one of {', '.join(converters.NAMES)}")
     tuned = tuning.read_shapes(tune)
-    timed = tuning.read_shapes(shapes) or tuned or tuning.DEFAULT_SHAPES
+    asked = tuning.read_shapes(shapes) or tuned
     clock = _Clock(progress)
     with DirectoryWriter(bundle, force=force) as writer:
         with clock.step("read"):
@@ -111,7 +111,10 @@ def export(
             with clock.step("load"):
                 original = open_original(source)
             bundling = Bundling(source, original, way.name, writer.folder)
-            wanted = Wanted(min_agreement, batch_invariant, timed, sensitivity)
+            longest = bundling.manifest.tokenizer.position_limit
+            if longest is not None and any(tokens > longest for _, tokens in (*asked, *tuned)):
+                raise InputError(f"{source.name}: its position table holds {longest} tokens; time it at shorter shapes")
+            wanted = Wanted(min_agreement, batch_invariant, asked or tuning.DEFAULT_SHAPES, sensitivity)
             making = _Making(source, original, way, texts, bundling, tuned, wanted, clock)
             for variant in chosen:
                 making.make(variant)
@@ -259,9 +262,6 @@ class _Making:
         return self._graphs[form]
 
     def _tune(self, name: str, forms: Sequence[Form], device: Device) -> Tuning:
-        longest = self._bundling.manifest.tokenizer.position_limit
-        if longest is not None and any(tokens > longest for _, tokens in self._shapes):
-            raise InputError(f"{self._source.name}: its position table holds {longest} tokens; tune at shorter shapes")
         with self._bundling.scratch() as scratch:
             paths = {}
             for number, form in enumerate(forms):

@@ -15,7 +15,7 @@ pytest.importorskip("safetensors", reason="exporting needs the extra `export`")
 import onnx
 
 from quantized_graphs import negate_int8
-from torchless.errors import ParityError
+from torchless.errors import InputError, ParityError
 from torchless_export import export, search, trials
 from torchless_export.report import ExportReport
 from torchless_export.trials import Judgement
@@ -186,3 +186,9 @@ def test_sensitivity_is_measured_when_asked(make: Export, sample_checkpoint: Pat
     assert any(row["moved"] > 0 for row in rows)
     assert "layer 0 feed-forward in" in report.details()
     assert set(report.charts()) == {"sensitivity.svg"}
+
+
+def test_shapes_that_the_model_cannot_run_are_refused(make: Export):
+    """Left out in silence, they would leave the search without a time to go by."""
+    with pytest.raises(InputError, match="its position table holds 512 tokens; time it at shorter shapes"):
+        make(shapes="1x4,1x513")
