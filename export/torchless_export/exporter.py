@@ -18,7 +18,7 @@ from torchless_export import converters, int8, parity, tuning
 from torchless_export.bundling import Bundling, save
 from torchless_export.checkpoint import Checkpoint, check_min_agreement, open_checkpoint
 from torchless_export.converters import Converter
-from torchless_export.graph import Form, Target, candidates, for_left_padding
+from torchless_export.graph import Form, Target, candidates, for_batch_invariance, for_left_padding
 from torchless_export.half import to_float16
 from torchless_export.int8 import Wanted, advice
 from torchless_export.originals import Original, answerable, open_original
@@ -97,7 +97,7 @@ def export(
     if converter not in converters.NAMES:
         raise InputError(f"converter is {converter!r}, wanted one of {', '.join(converters.NAMES)}")
     tuned = tuning.read_shapes(tune)
-    timed = tuning.read_shapes(shapes) or tuned or tuning.DEFAULT_SHAPES
+    asked = tuning.read_shapes(shapes) or tuned
     clock = _Clock(progress)
     with DirectoryWriter(bundle, force=force) as writer:
         with clock.step("read"):
@@ -112,7 +112,10 @@ def export(
                 original = open_original(source)
                 texts = texts.chosen(answerable(original))
             bundling = Bundling(source, original, way.name, writer.folder)
-            wanted = Wanted(min_agreement, batch_invariant, timed, sensitivity)
+            longest = bundling.manifest.tokenizer.position_limit
+            if longest is not None and any(tokens > longest for _, tokens in (*asked, *tuned)):
+                raise InputError(f"{source.name}: its position table holds {longest} tokens; time it at shorter shapes")
+            wanted = Wanted(min_agreement, batch_invariant, asked or tuning.DEFAULT_SHAPES, sensitivity)
             making = _Making(source, original, way, texts, bundling, tuned, wanted, clock)
             for variant in chosen:
                 making.make(variant)
@@ -208,6 +211,8 @@ class _Making:
         forms = candidates(target) if self._converter.tunable else ()
         if self._bundling.manifest.tokenizer.padding_side == "left":
             forms = tuple(dict.fromkeys(map(for_left_padding, forms)))
+        if name == "int8" and self._wanted.batch_invariant:
+            forms = tuple(dict.fromkeys(map(for_batch_invariance, forms)))
         return list(forms), Device(target)
 
     def _write(self, name: str, form: Form | None) -> None:
@@ -258,9 +263,6 @@ class _Making:
         return self._graphs[form]
 
     def _tune(self, name: str, forms: Sequence[Form], device: Device) -> Tuning:
-        longest = self._bundling.manifest.tokenizer.position_limit
-        if longest is not None and any(tokens > longest for _, tokens in self._shapes):
-            raise InputError(f"{self._source.name}: its position table holds {longest} tokens; tune at shorter shapes")
         with self._bundling.scratch() as scratch:
             paths = {}
             for number, form in enumerate(forms):

@@ -138,8 +138,13 @@ def make(
 
 
 def advice(report: ExportReport) -> str:
-    """Return what a person may do about an int8 that was refused, as the rest of a sentence."""
+    """Return what a person may do about an int8 that was refused, as the rest of a sentence.
+
+    Nothing where more is wrong than the agreement, which no other promise mends.
+    """
     variant = report.variants["int8"]
+    if len(variant.parity.failures) > 1 or variant.parity.agreement >= variant.parity.tolerance["agreement"]:
+        return ""
     made = variant.quantization or {}
     tried = [trial for trial in made.get("search", {}).get("tried", ()) if "agreement" in trial]
     best = variant.parity.agreement

@@ -30,7 +30,7 @@ __all__ = ["Found", "Search", "Sensitivity", "Trial"]
 
 # Where more than this share of the multiplications stays in fp32, int8 is not worth its name.
 _MOST_FP32 = 0.6
-# Beyond the fewest groups that may be good enough, so many more are tried in turn.
+# Beyond the fewest groups that may be good enough, so many more are tried in turn, and at last all that may be.
 _MORE = (0, 1, 2, 3, 4, 5, 6, 8)
 # A recipe with more work in fp32 must be this much faster to be preferred.
 _GAIN = 0.03
@@ -205,19 +205,22 @@ class Search:
         order = sorted(self.sensitivities(base), key=lambda s: -(s.judgement.moved**2) / max(s.share, 1e-9))
         whole = sum(s.judgement.moved**2 for s in order) or 1.0
         start = self._trials[base].disagreement
+        # The most of them that may stay in fp32.
+        most = max((n for n in range(len(order)) if sum(s.share for s in order[:n]) <= _MOST_FP32), default=0)
         # Not tried is what cannot be good enough, even if the guess of it is a quarter too low.
         first = next(
-            n
-            for n in range(len(order) + 1)
-            if n == len(order)
-            or accepts(
-                0.75 * start * math.sqrt(sum(s.judgement.moved**2 for s in order[n:]) / whole), self._min_agreement
-            )
+            (
+                n
+                for n in range(most)
+                if accepts(
+                    0.75 * start * math.sqrt(sum(s.judgement.moved**2 for s in order[n:]) / whole), self._min_agreement
+                )
+            ),
+            most,
         )
-        for more in _MORE:
-            kept = {s.group for s in order[: first + more]}
-            if sum(s.share for s in order if s.group in kept) > _MOST_FP32 or first + more >= len(order):
-                return
+        # The last resort comes last: who asks for more than there is gets the most faithful, not the first tried.
+        for count in dict.fromkeys((*(first + more for more in _MORE if first + more < most), most)):
+            kept = {s.group for s in order[:count]}
             fp32 = tuple(group.name for group in self._applied.groups if group.name in kept)
             name = f"{base.name}, {len(fp32)} in fp32"
             if self._try(replace(base, name=name, fp32=fp32, embeddings="fp16")).accepted:

@@ -1,16 +1,21 @@
 """CUDA graphs: the kernels of a small batch, recorded once for each of a few shapes and replayed in one launch.
 
 A small batch on a GPU is mostly the launching of some fifty kernels one by one. A recorded graph has fixed shapes and
-fixed memory, so that batches are filled up to the next of a small set of shapes (`bucket`). ONNX Runtime allows no two
-runs at once on a session that may record, whether or not they replay (onnxruntime.ai, "CUDA Execution Provider",
-"Using CUDA Graphs"): a lock is held around each.
+fixed memory, so that batches are filled up to the next of a small set of shapes (`bucket`). ONNX Runtime allows runs of
+a session that may record from one thread alone, whether or not they replay (onnxruntime.ai, "CUDA Execution Provider",
+"Using CUDA Graphs"): it keeps the graphs with the thread that recorded them, and for each thread that ever ran one a
+cuBLAS and a cuDNN handle, with their memory, as long as the session lives (`PerThreadContext` in
+cuda_execution_provider.cc). So every run is made on one thread, whoever asks for it.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -77,7 +82,7 @@ class GraphRunner:
         self._output, self._width, self._longest = output, width, longest
         self._names = tuple(node.name for node in session.get_inputs())
         self._plain = BoundRunner(ort, session, output.name, device, _run_options(ort, _NO_GRAPH))
-        self._lock = threading.Lock()
+        self._thread = _OwnThread()
         self._runs: dict[tuple[int, int], int] = {}
         self._graphs: dict[tuple[int, int], _Graph] = {}
         self._records = True
@@ -97,13 +102,16 @@ class GraphRunner:
         arrays = dict(zip(self._names, checked_arrays(self._names, inputs), strict=True))
         rows, length = arrays["input_ids"].shape
         shape = bucket(rows, length, self._longest)
-        with self._lock:
+
+        def answer() -> NDArray[np.float32]:
             graph = self._graph(shape) if shape else None
             if graph is None:
                 return self._plain(inputs)
             result = graph.run(arrays)
             # A copy, without the padding: the next replay may write over what `result` shows.
             return np.array(result[:rows, :length] if "sequence" in self._output.axes else result[:rows])
+
+        return self._thread.run(answer)
 
     def _graph(self, shape: tuple[int, int]) -> _Graph | None:
         """Return the graph of a shape, recorded where that is worth it; None: run as it is."""
@@ -142,6 +150,37 @@ class GraphRunner:
         graph = _Graph(slot, self._names, shape, result, lambda: session.run_with_iobinding(slot.binding, options))
         graph.run({name: np.ones((1, 1), np.int64) for name in self._names})
         return graph
+
+
+Task = tuple[Future[NDArray[np.float32]], Callable[[], NDArray[np.float32]]]
+
+
+class _OwnThread:
+    """A thread that does one thing after another, and ends when nobody has this any more."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        threading.Thread(target=_work, args=(self._tasks,), name="torchless-cuda-graphs", daemon=True).start()
+        weakref.finalize(self, self._tasks.put, None)
+
+    def run(self, function: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return what `function` gives, or raise what it raises."""
+        future: Future[NDArray[np.float32]] = Future()
+        self._tasks.put((future, function))
+        try:
+            return future.result()
+        finally:
+            del future  # which holds an error, and the error this frame
+
+
+def _work(tasks: queue.SimpleQueue[Task | None]) -> None:
+    while (task := tasks.get()) is not None:
+        future, function = task
+        try:
+            future.set_result(function())
+        except BaseException as error:  # raised where the result is asked for
+            future.set_exception(error)
+        del task, future, function  # what waits for more keeps nothing of the last
 
 
 class _Graph:

@@ -122,11 +122,21 @@ class Session:
             if cause := cuda_problem(device.index):
                 raise ProviderError(cause)
             providers.insert(0, (CUDA_PROVIDER, cuda_options(device, gpu_mem_limit=limit, graphs=graphs)))
-        try:
+
+        def opened() -> Any:
+            given = {"disabled_optimizers": set(disabled_optimizers), "enable_fallback": 0}
             with _quietly(ort, device.kind == "cuda"):
-                self._session = ort.InferenceSession(
-                    source.model, options, providers, disabled_optimizers=set(disabled_optimizers), enable_fallback=0
-                )
+                return ort.InferenceSession(source.model, options, providers, **given)
+
+        try:
+            try:
+                self._session = opened()
+            except Exception as error:  # as below
+                if not graphs or "graph capture" not in str(error):
+                    raise
+                logger.warning("%s: %s runs without CUDA graphs: %s", device, source.name, _first_line(error))
+                graphs, providers[0] = False, (CUDA_PROVIDER, cuda_options(device, gpu_mem_limit=limit))
+                self._session = opened()
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             if is_out_of_memory(error):
                 raise ProviderError(

@@ -45,3 +45,12 @@ def test_shapes_that_are_none_are_refused(sample_checkpoint: Path, tmp_path: Pat
     refused = run("export", sample_checkpoint, tmp_path / "bundle", "--shapes", "16")
     assert refused.returncode == 2
     assert "is not batch times tokens" in refused.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(sample_checkpoint: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    bundle, report = tmp_path / "bundle", tmp_path / "file" / "report"
+    refused = run("export", sample_checkpoint, bundle, "--report", report)
+    assert refused.returncode == 1
+    assert refused.stderr == f"error: {report}: the report cannot be written: Not a directory\n"
+    assert not bundle.exists()

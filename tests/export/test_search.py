@@ -12,8 +12,10 @@ pytest.importorskip("onnx", reason="exporting needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="graphs are run by ONNX Runtime")
 pytest.importorskip("safetensors", reason="exporting needs the extra `export`")
 
+import onnx
+
 from quantized_graphs import negate_int8
-from torchless.errors import ParityError
+from torchless.errors import InputError, ParityError
 from torchless_export import export, search, trials
 from torchless_export.report import ExportReport
 from torchless_export.trials import Judgement
@@ -127,6 +129,23 @@ def test_where_too_much_would_be_fp32_the_best_is_kept(make: Export, monkeypatch
     assert "no recipe is expected to keep 0.85; this is the best of them" in str(report)
 
 
+def test_what_is_out_of_reach_is_sought_among_the_most_faithful(make: Export, monkeypatch: pytest.MonkeyPatch):
+    """Asked for more than any recipe is expected to keep, the search must not keep less than when asked for less."""
+
+    def judge(self: trials.ChoosingTexts, model: Any, *, unsure: bool = False) -> Judgement:
+        count = sum(node.op_type in ("MatMulInteger", "MatMulIntegerToFloat") for node in model.graph.node)
+        return Judgement(disagreement=0.01 * count, changed=0.0, moved=float(count))
+
+    monkeypatch.setattr(trials.ChoosingTexts, "judge", judge)
+    found = made(make(min_agreement=0.99))
+    assert found["search"]["accepted"] is False
+    share = {row["group"]: row["share"] for row in found["search"]["sensitivity"]}
+    kept = found["recipe"]["fp32"]
+    # Whatever is left would make more than 60 % of the work fp32.
+    assert kept
+    assert sum(share[group] for group in kept) <= 0.6
+
+
 def test_a_batch_invariant_variant_tries_fixed_ranges_alone(make: Export, monkeypatch: pytest.MonkeyPatch):
     report = make(batch_invariant=True)
     found, parity = made(report), report.variants["int8"].parity
@@ -137,6 +156,14 @@ def test_a_batch_invariant_variant_tries_fixed_ranges_alone(make: Export, monkey
     assert parity.batch_drift["max_probability"] <= 1e-6
 
 
+def test_a_batch_invariant_variant_asks_for_its_last_layer_twice(make: Export, tmp_path: Path):
+    """A single row of queries is added up in an order that goes by the padding: `graph.Form.last_layer`."""
+    make(batch_invariant=True, variants=["fp32", "int8"])
+    for name, twice in (("model.onnx", 0), ("model_int8.onnx", 1)):
+        nodes = onnx.load(tmp_path / "bundle" / name).graph.node
+        assert sum(n.op_type == "Concat" and n.input[0] == n.input[1] for n in nodes) == twice
+
+
 def test_what_is_out_of_reach_fails_and_says_what_is_not(make: Export, monkeypatch: pytest.MonkeyPatch):
     """Every int8 gives the wrong answer to most texts here."""
     negate_int8(monkeypatch)
@@ -144,7 +171,7 @@ def test_what_is_out_of_reach_fails_and_says_what_is_not(make: Export, monkeypat
         make()
     line = str(refused.value)
     assert "int8 refused: agreement 0.0" in line
-    assert "less than 0.9 with the best of 4 recipes (" in line
+    assert "less than 0.9 with the best of 5 recipes (" in line
     assert line.endswith("--variant fp32 keeps every answer; nothing was written")
     assert made(refused.value.report)["search"]["accepted"] is False
 
@@ -159,3 +186,9 @@ def test_sensitivity_is_measured_when_asked(make: Export, sample_checkpoint: Pat
     assert any(row["moved"] > 0 for row in rows)
     assert "layer 0 feed-forward in" in report.details()
     assert set(report.charts()) == {"sensitivity.svg"}
+
+
+def test_shapes_that_the_model_cannot_run_are_refused(make: Export):
+    """Left out in silence, they would leave the search without a time to go by."""
+    with pytest.raises(InputError, match="its position table holds 512 tokens; time it at shorter shapes"):
+        make(shapes="1x4,1x513")

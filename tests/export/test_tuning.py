@@ -163,7 +163,7 @@ def test_a_form_that_fails_the_gate_gives_way_to_the_next(
 
 
 def test_shapes_that_the_model_has_no_positions_for(sample_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="its position table holds 512 tokens; tune at shorter shapes"):
+    with pytest.raises(InputError, match="its position table holds 512 tokens; time it at shorter shapes"):
         export(sample_checkpoint, tmp_path / "bundle", tune="1x513", calibration=TEXTS)
     assert not (tmp_path / "bundle").exists()
 

@@ -73,6 +73,7 @@ class Watched:
     def __init__(self, session: Any) -> None:
         self._session = session
         self.graphs: list[str] = []
+        self.threads: set[int] = set()
         self.at_once = 0
         self.most_at_once = 0
         self.fails: Callable[[str], bool] = lambda graph: False
@@ -85,6 +86,7 @@ class Watched:
         graph = options.get_run_config_entry("gpu_graph_id")
         with self._lock:
             self.graphs.append(graph)
+            self.threads.add(threading.get_ident())
             self.at_once += 1
             self.most_at_once = max(self.at_once, self.most_at_once)
         try:
@@ -179,9 +181,22 @@ def test_no_two_runs_at_once(opened: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(runner, batches))
     assert watched.most_at_once == 1
+    # ONNX Runtime keeps graphs, and memory, with each thread that runs such a session.
+    assert len(watched.threads) == 1
     for got, inputs in zip(found, batches, strict=True):
         tokens = inputs["attention_mask"] > 0 if got.ndim == 3 else slice(None)
         np.testing.assert_allclose(got[tokens], plain.run(inputs)[tokens], rtol=0, atol=2e-6)
+
+
+def test_the_thread_of_a_session_ends_with_it(opened: Any) -> None:
+    plain, watched, _ = opened
+    before = set(threading.enumerate())
+    runner = GraphRunner(ort, watched, OUTPUTS[plain._session.get_outputs()[0].name], plain.output_width, CPU, 62)
+    runner(batch(1, 4))
+    (thread,) = set(threading.enumerate()) - before
+    del runner
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_what_cannot_be_recorded_still_runs(opened: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -115,6 +115,26 @@ def test_warming_up_records(cuda: SimpleNamespace, bundle: Path) -> None:
     assert [graph for _, graph in cuda.opened[0][1].runs] == ["-1", "1", "1", "-1", "2", "2"]
 
 
+def test_a_model_that_cannot_be_recorded_is_opened_without_graphs(
+    cuda: SimpleNamespace, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime refuses the whole session where a node of it would not run on CUDA."""
+    real = cuda.InferenceSession
+
+    def refusing(model: Any, options: Any, providers: Any, **keywords: Any) -> Any:
+        if "enable_cuda_graph" in providers[0][1]:
+            raise RuntimeError("This session cannot use the graph capture feature as requested by the user as all ...")
+        return real(model, options, providers, **keywords)
+
+    monkeypatch.setattr(cuda, "InferenceSession", refusing)
+    with caplog.at_level("WARNING", "torchless"):
+        pipeline = on_cuda(bundle)
+    assert "runs without CUDA graphs: This session cannot use the graph capture feature" in caplog.text
+    assert pipeline.warmup().warmup()._session.graphs == ()
+    [(_, opened)] = cuda.opened
+    assert {graph for _, graph in opened.runs} == {None}
+
+
 def test_padding_on_the_right_of_a_short_table(cuda: SimpleNamespace, bundle: Path) -> None:
     """A shape that is filled up ends where the model's position table does."""
     pipeline = on_cuda(bundle)

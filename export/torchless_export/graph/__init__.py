@@ -6,7 +6,15 @@ An encoder (`families` says which tensor is what) and a head, which says what it
 from __future__ import annotations
 
 from torchless_export.graph.builder import build, check_supported, supports
-from torchless_export.graph.form import TARGETS, Form, Target, candidates, default_form, for_left_padding
+from torchless_export.graph.form import (
+    TARGETS,
+    Form,
+    Target,
+    candidates,
+    default_form,
+    for_batch_invariance,
+    for_left_padding,
+)
 
 __all__ = [
     "NAME",
@@ -17,6 +25,7 @@ __all__ = [
     "candidates",
     "check_supported",
     "default_form",
+    "for_batch_invariance",
     "for_left_padding",
     "supports",
 ]

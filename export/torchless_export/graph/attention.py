@@ -98,19 +98,20 @@ class Attention:
         return self._output(layer, graph.add("Reshape", context, graph.ints(*shape), name=name) if shape else context)
 
     def _matmul(self, layer: int, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
-        """Return (batch, sequence, heads, size), or (batch, heads, 1, size) for the first token."""
+        """Return (batch, sequence, heads, size), or (batch, heads[, 1], size) for the first token."""
         graph = self._graph
         query, key, value = self._heads(query, key, value, first, name)
+        query = self._asked(query, first, name)
         if self._disentangled:
             scores = self._disentangled.add(layer, query, key, first, name)
         else:
             scores = graph.add("MatMul", query, key, name=name)
         scores = graph.add("Add", scores, bias, name=name)
         context = graph.add("MatMul", graph.add("Softmax", scores, name=name, axis=-1), value, name=name)
-        return context if first else graph.add("Transpose", context, name=name, perm=[0, 2, 1, 3])
+        return self._answered(context, name) if first else graph.add("Transpose", context, name=name, perm=[0, 2, 1, 3])
 
     def _strided(self, query: str, key: str, value: str, bias: str, first: bool, name: str) -> str:
-        """Return (sequence, batch, heads, size), or (batch, heads, 1, size) for the first token."""
+        """Return (sequence, batch, heads, size), or (batch, heads[, 1], size) for the first token."""
         graph, heads, size = self._graph, self._spec.sizes["heads"], self._spec.head_size
 
         def apart(tensor: str, *front: int) -> str:
@@ -118,11 +119,21 @@ class Attention:
 
         product = partial(graph.add, "FusedMatMul", name=name, domain=MICROSOFT)
         keys, values = apart(key, 0, 0, heads), apart(value, 0, 0, heads)
-        queries = apart(query, 0, heads, 1) if first else apart(query, 0, 0, heads)
+        queries = self._asked(apart(query, 0, heads, 1) if first else apart(query, 0, 0, heads), first, name)
         scores = product(queries, keys, transBatchA=int(not first), transB=1, transBatchB=1)
         attention = graph.add("Softmax", graph.add("Add", scores, bias, name=name), name=name, axis=-1)
         context = product(attention, values, transBatchB=1)
-        return context if first else graph.add("Transpose", context, name=name, perm=[2, 0, 1, 3])
+        return self._answered(context, name) if first else graph.add("Transpose", context, name=name, perm=[2, 0, 1, 3])
+
+    def _asked(self, query: str, first: bool, name: str) -> str:
+        """Return the query of the first token twice where `Form.last_layer` says so: (batch, heads, 2, size)."""
+        twice = first and self._form.last_layer == "read-twice"
+        return self._graph.add("Concat", query, query, name=name, axis=2) if twice else query
+
+    def _answered(self, context: str, name: str) -> str:
+        """Return one of the rows (batch, heads, rows, size) of the first token, which are all the same."""
+        twice = self._form.last_layer == "read-twice"
+        return self._graph.add("Gather", context, self._graph.index(0), name=name, axis=2) if twice else context
 
     def _multi_head(self, layer: int, query: str, key: str, value: str, first: bool, name: str) -> str:
         """Return (batch, sequence, hidden), or (batch, 1, hidden) for the first token."""

@@ -62,7 +62,7 @@ class Encoder:
             # A convolution reads all tokens that the layer gives.
             distances = self._spec.distances if layer == 0 else None
             convolution = distances if distances and distances.kernel else None
-            read = first and layer == last and self._form.last_layer == "read" and not convolution
+            read = first and layer == last and self._form.last_layer != "whole" and not convolution
             named = own if layer == last and not final and not turned else ""
             given = add_layer(layer, x, first=read, output="" if convolution else named)
             x = self._convolve(convolution, x, given, named) if convolution else given

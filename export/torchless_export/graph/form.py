@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torchless.errors import InputError
 
-__all__ = ["TARGETS", "Form", "Target", "candidates", "default_form", "for_left_padding"]
+__all__ = ["TARGETS", "Form", "Target", "candidates", "default_form", "for_batch_invariance", "for_left_padding"]
 
 Target = Literal["cpu", "cuda"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -31,14 +31,17 @@ class Form:
         gelu: the exact gelu as "gelu" (ONNX, opset 20), "contrib" (`com.microsoft.Gelu`), "bias" (`BiasGelu`, which
             adds the bias too), or "erf" (spelt out).
         norm: "layer": Add, then LayerNormalization; "skip": one `com.microsoft.SkipLayerNormalization`.
-        last_layer: "read": of the last layer only what the head reads; "whole": all of it.
+        last_layer: "read": of the last layer only what the head reads; "read-twice": the same, its attention in two
+            equal rows where that is "matmul" or "strided", since ONNX Runtime's kernel for a single row on the CPU
+            adds in an order that goes by the padding (1.32, MLAS, where a text's tokens are 3 more than a multiple of
+            4); "whole": all of it.
     """
 
     qkv: Literal["three", "one"] = "three"
     attention: Literal["matmul", "strided", "multi-head", "lengths", "packed"] = "strided"
     gelu: Literal["gelu", "contrib", "bias", "erf"] = "gelu"
     norm: Literal["layer", "skip"] = "layer"
-    last_layer: Literal["read", "whole"] = "read"
+    last_layer: Literal["read", "read-twice", "whole"] = "read"
 
 
 # CPU: time of one thread, DistilBERT's shape in int8, ONNX Runtime 1.32, AVX512-VNNI, for 1x16, 32x32 and 1x128:
@@ -65,6 +68,12 @@ _CANDIDATES: dict[Target, tuple[Form, ...]] = {
 def for_left_padding(form: Form) -> Form:
     """Return the form to write instead where padding is on the left, and masks do not begin with ones."""
     return replace(form, attention="multi-head") if form.attention in ("lengths", "packed") else form
+
+
+def for_batch_invariance(form: Form) -> Form:
+    """Return the form to write instead where a text's answer must not change with the padding beside it."""
+    attention = form.attention if form.attention in ("matmul", "strided") else "strided"
+    return replace(form, attention=attention, last_layer="whole" if form.last_layer == "whole" else "read-twice")
 
 
 def default_form(target: Target) -> Form:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def command(
     if shapes is not None and not all(_SHAPE.fullmatch(shape.strip()) for shape in shapes.split(",")):
         raise click.UsageError(f"--shapes: {shapes!r} is not batch times tokens, such as 1x16,32x32")
     export = _exporter()
+    if report is not None:
+        _check_report(report)
     with _Progress() as progress:
         try:
             result = export(
@@ -150,15 +153,28 @@ def _exporter() -> Any:
     return importlib.import_module("torchless_export").export
 
 
-def _write_report(folder: Path, result: Any) -> None:
+def _check_report(folder: Path) -> None:
+    """Make the report's directory, and see that it can be written to, before minutes of work are done for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _report_refused(folder, error) from error
+
+
+def _report_refused(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder}: the report cannot be written: {error.strerror}")
+
+
+def _write_report(folder: Path, result: Any) -> None:
+    try:
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
         (folder / "report.txt").write_text(f"{result.details()}\n", encoding="utf-8")
         for name, chart in result.charts().items():
             (folder / name).write_text(chart, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{folder}: the report cannot be written: {error.strerror}") from error
+        raise _report_refused(folder, error) from error
 
 
 class _Progress:

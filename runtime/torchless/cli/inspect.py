@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,8 +48,11 @@ def _trust(variant: Variant) -> str:
         return "never compared with the original"
     if not parity.get("proven", True):
         return f"unproven: {parity.get('texts')} texts judged"
-    words = "trust it" if parity.get("agreement_low95", 0) >= 0.99 else "compare it on your texts"
-    return f"{words}: at least {100 * parity.get('agreement_low95', 0):.1f} of 100 answers are the original's"
+    low = parity.get("agreement_low95", 0)
+    words = "trust it" if low >= 0.99 else "compare it on your texts"
+    # Not rounded: what is promised must not be more than what was found.
+    share = f"{math.floor(1000 * low) / 10:.1f} of 100"
+    return f"{words}: at least {share} answers are the original's, on texts like those below"
 
 
 def _describe(bundle: Bundle) -> Iterator[str]:
@@ -139,14 +143,16 @@ def _recipe(made: Mapping[str, Any]) -> Iterator[str]:
         return
     fp32 = recipe.get("fp32") or []
     kept = f"; in fp32: {one_line(', '.join(map(str, fp32)), 200)}" if fp32 else ""
-    tried = search.get("tried") if isinstance(search, dict) else None
-    how = (
-        f", the fastest of {len(tried)} tried that keep the promise"
-        if isinstance(tried, list) and len(tried) > 1
-        else ""
-    )
+    given = search.get("tried") if isinstance(search, dict) else None
+    # fp32 itself is timed beside the recipes, and nothing was expected of it.
+    tried = [t for t in given if isinstance(t, dict) and "accepted" in t] if isinstance(given, list) else []
+    good = sum(bool(trial["accepted"]) for trial in tried)
+    how = f", one of {good} that are expected to keep the promise, of {len(tried)} tried" if len(tried) > 1 else ""
     if isinstance(search, dict) and not search.get("accepted", True):
         how = ", the best that was found, though not expected to keep the promise"
+    expected = next((t.get("expected_agreement") for t in tried if t.get("name") == recipe.get("name")), None)
+    if isinstance(expected, float):
+        how += f"; expected agreement on texts not seen {expected:.4f}"
     yield f"made by the recipe {one_line(str(recipe.get('name')), 80)!r}{how}{kept}"
 
 

@@ -250,19 +250,29 @@ class TestOthers:
         path = bundle_copy / "torchless.json"
         manifest = json.loads(path.read_text())
         parity = manifest["variants"]["int8"]["parity"]
-        parity |= {"agreement_low95": 0.9951, "accuracy": {"original": 0.88, "variant": 0.879, "texts": 800}}
+        parity |= {"agreement_low95": 0.99559, "accuracy": {"original": 0.88, "variant": 0.879, "texts": 800}}
         parity["tolerance"]["batch_drift"] = 1e-6
         recipe = {"name": "fixed ranges", "fp32": ["layer 0 feed-forward out"]}
-        search = {"accepted": False, "tried": [{}, {}]}
+        # fp32 is timed beside the recipes, and is none.
+        tried = [{"name": "plain", "accepted": False}, {"name": "fixed ranges", "accepted": False}, {"name": "fp32"}]
+        search = {"accepted": False, "tried": tried}
         manifest["variants"]["int8"]["quantization"] |= {"recipe": recipe, "search": search}
         path.write_text(json.dumps(manifest))
         shown = run("inspect", bundle_copy).stdout
-        assert "  int8: trust it: at least 99.5 of 100 answers are the original's\n" in shown
+        # A bound is not to be rounded up.
+        assert "  int8: trust it: at least 99.5 of 100 answers are the original's, on texts like those below\n" in shown
         assert "accuracy 0.8790 on 800 labelled texts, the original's 0.8800" in shown
         assert "batch-invariant: a text's score does not change with its company" in shown
         assert (
             "the best that was found, though not expected to keep the promise; in fp32: layer 0 feed-forward" in shown
         )
+        tried[1] |= {"accepted": True, "expected_agreement": 0.99451}
+        search["accepted"] = True
+        path.write_text(json.dumps(manifest))
+        assert (
+            "'fixed ranges', one of 1 that are expected to keep the promise, of 2 tried; expected agreement on texts "
+            "not seen 0.9945; in fp32: layer 0"
+        ) in run("inspect", bundle_copy).stdout
         parity["agreement_low95"] = 0.97
         path.write_text(json.dumps(manifest))
         assert "int8: compare it on your texts: at least 97.0 of 100" in run("inspect", bundle_copy).stdout
