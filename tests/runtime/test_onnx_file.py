@@ -130,6 +130,16 @@ def test_what_lies_between_the_multiples_is_not_read_in_place():
     assert all(without_weights(model(tensor("w", SMALLEST, kind=INT8, padding=p)), "m") for p in range(4))
 
 
+@pytest.mark.parametrize(("wire", "size"), [(1, 8), (5, 4)])
+def test_a_number_in_the_place_of_a_graph_or_a_weight_is_kept(wire, size):
+    graph_number = varint(GRAPH << 3 | wire) + bytes(size)
+    weight_number = varint(INITIALIZER << 3 | wire) + number(DATA_LOCATION, 1).ljust(size, b"\0")
+    graph = [length_prefixed(INITIALIZER, [tensor("w", SMALLEST, kind=INT8)]), weight_number]
+    found = without_weights(length_prefixed(GRAPH, graph) + graph_number, "m")
+    assert found is not None
+    assert found.endswith(weight_number + graph_number)
+
+
 @pytest.mark.parametrize("more", [number(DATA_LOCATION, 1), length_prefixed(EXTERNAL_DATA, [b"\x0a\x01k\x12\x01v"])])
 def test_a_model_with_external_data_of_its_own_is_left_alone(more):
     assert without_weights(model(tensor("w", SMALLEST, kind=INT8), tensor("x", SMALLEST, more, kind=INT8)), "m") is None
