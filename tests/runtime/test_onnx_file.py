@@ -105,7 +105,7 @@ def test_what_maps_are_read_as_bytes_are(tmp_path):
     "whole",
     [
         model(),
-        model(tensor("small", SMALLEST - 1)),
+        model(tensor("small", SMALLEST - 1, kind=INT8)),
         model(tensor("strings", SMALLEST, kind=STRING)),
         at_a_multiple_of_four("twice", SMALLEST, length_prefixed(RAW_DATA, [b"1"])),
         number(1, 10),
@@ -128,6 +128,17 @@ def test_what_lies_between_the_multiples_is_not_read_in_place():
     sizes = {without_weights(model(tensor("w", SMALLEST, padding=p)), "m") is None for p in range(4)}
     assert sizes == {True, False}
     assert all(without_weights(model(tensor("w", SMALLEST, kind=INT8, padding=p)), "m") for p in range(4))
+
+
+@pytest.mark.parametrize("other", [-1, 1])
+def test_what_is_like_a_graph_or_a_weight_and_stands_elsewhere_is_kept(other):
+    alike = tensor("w", SMALLEST, kind=INT8)
+    weights = [length_prefixed(INITIALIZER, [tensor("large", 4 * SMALLEST, kind=INT8)])]
+    no_graph = length_prefixed(GRAPH + other, [length_prefixed(INITIALIZER, [alike])])
+    no_weight = length_prefixed(INITIALIZER + other, [alike])
+    found = without_weights(length_prefixed(GRAPH, [*weights, no_weight]) + no_graph, "m")
+    assert found is not None
+    assert found.endswith(no_weight + no_graph)
 
 
 @pytest.mark.parametrize(("wire", "size"), [(1, 8), (5, 4)])
@@ -174,6 +185,16 @@ def test_a_model_cut_short_is_none(cut):
 def test_a_wire_type_that_no_longer_exists():
     with pytest.raises(ValueError, match="field 1 at byte 0 has the wire type 3"):
         list(fields(b"\x0b"))
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 2**64 - 1])
+def test_a_number_has_ten_bytes_at_most_and_as_many_as_it_is_told(value):
+    for size in range(1, 11):
+        data = varint(1 << 3) + varint(value, size)
+        assert len(data) == 1 + max(size, -(-max(value, 1).bit_length() // 7))
+        assert [f.varint for f in fields(data)] == [value]
+    with pytest.raises(ValueError, match="no number ends at byte 11"):
+        list(fields(varint(1 << 3) + varint(value, 11)))
 
 
 def test_fixed_sizes_are_passed_over():
