@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchless.onnx_file import (
+    _ELEMENT,
     DATA_LOCATION,
     DATA_TYPE,
+    DOC_STRING,
     EXTERNAL_DATA,
     GRAPH,
     INITIALIZER,
@@ -91,6 +93,30 @@ def test_all_but_the_weight_is_kept_in_order():
     assert numbers == [f.number for f in fields(whole)] == [1, GRAPH, 8]
     top = list(fields(graph))[1]
     assert [f.number for f in fields(graph, top.value, top.end)] == [1, INITIALIZER, 2]
+
+
+def test_all_else_of_a_weight_is_kept_but_its_description():
+    dims, metadata = number(1, SMALLEST), length_prefixed(16, [b"metadata"])
+    weight = tensor("w", SMALLEST, dims, length_prefixed(DOC_STRING, [b"description"]), kind=INT8)
+    found = without_weights(model(weight + metadata), "m")
+    assert found is not None
+    assert dims in found
+    assert metadata in found
+    assert b"description" not in found
+
+
+def test_numbers_and_sizes_are_those_of_onnx():
+    onnx = pytest.importorskip("onnx")
+    messages = ("ModelProto", "GraphProto", "TensorProto")
+    fields_of = {name: getattr(onnx, name).DESCRIPTOR.fields_by_name for name in messages}
+    assert fields_of["ModelProto"]["graph"].number == GRAPH
+    assert fields_of["GraphProto"]["initializer"].number == INITIALIZER
+    names = ("data_type", "raw_data", "doc_string", "external_data", "data_location")
+    assert [fields_of["TensorProto"][name].number for name in names] == [
+        DATA_TYPE, RAW_DATA, DOC_STRING, EXTERNAL_DATA, DATA_LOCATION,
+    ]  # fmt: skip
+    assert {kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for kind in _ELEMENT} == _ELEMENT
+    assert SMALLEST == 1024
 
 
 def test_what_maps_are_read_as_bytes_are(tmp_path):
