@@ -91,7 +91,6 @@ def without_weights(model: Buffer, location: str) -> bytes | None:
     """
     view = memoryview(model)
     parts: list[bytes | memoryview] = []
-    moved = False
     for field in fields(view):
         if field.number != GRAPH or field.wire != _LENGTH:
             parts.append(view[field.start : field.end])
@@ -106,11 +105,11 @@ def without_weights(model: Buffer, location: str) -> bytes | None:
                 return None
             if tensor:
                 graph += (view[copied : inner.start], length_prefixed(INITIALIZER, [tensor]))
-                copied, moved = inner.end, True
+                copied = inner.end
         graph.append(view[copied : field.end])
         parts += (varint(GRAPH << 3 | _LENGTH), varint(sum(map(len, graph))), *graph)
     # A model that keeps most of its weights is better read from the file than copied.
-    return b"".join(parts) if moved and 2 * sum(map(len, parts)) < len(view) else None
+    return b"".join(parts) if 2 * sum(map(len, parts)) < len(view) else None
 
 
 def _tensor_elsewhere(model: Buffer, initializer: Field, location: str) -> bytes | None:

@@ -62,11 +62,9 @@ def entries(serialized: bytes) -> dict[str, dict[str, str]]:
                 continue
             inner = list(fields(serialized, part.value, part.end))
             name = next(serialized[f.value : f.end].decode() for f in inner if f.number == NAME)
-            pairs = [
-                [serialized[g.value : g.end].decode() for g in fields(serialized, f.value, f.end)]
-                for f in inner
-                if f.number == EXTERNAL_DATA
-            ]
+            texts = [list(fields(serialized, f.value, f.end)) for f in inner if f.number == EXTERNAL_DATA]
+            assert all([g.number for g in pair] == [1, 2] for pair in texts)  # key and value
+            pairs = [[serialized[g.value : g.end].decode() for g in pair] for pair in texts]
             if pairs:
                 assert not [f for f in inner if f.number == RAW_DATA]
                 assert [f.varint for f in inner if f.number == DATA_LOCATION] == [1]
@@ -97,6 +95,7 @@ def test_all_but_the_weight_is_kept_in_order():
 
 def test_all_else_of_a_weight_is_kept_but_its_description():
     dims, metadata = number(1, SMALLEST), length_prefixed(16, [b"metadata"])
+    dims += number(DATA_LOCATION, 0)  # said to lie in the file, as it does
     weight = tensor("w", SMALLEST, dims, length_prefixed(DOC_STRING, [b"description"]), kind=INT8)
     found = without_weights(model(weight + metadata), "m")
     assert found is not None
@@ -134,11 +133,21 @@ def test_what_maps_are_read_as_bytes_are(tmp_path):
         model(tensor("small", SMALLEST - 1, kind=INT8)),
         model(tensor("strings", SMALLEST, kind=STRING)),
         at_a_multiple_of_four("twice", SMALLEST, length_prefixed(RAW_DATA, [b"1"])),
+        model(length_prefixed(RAW_DATA, [bytes(SMALLEST)])),
         number(1, 10),
         b"",
         number(GRAPH, 3),
     ],
-    ids=["no weight", "small", "strings", "two fields of data", "no graph", "nothing", "a graph that is a number"],
+    ids=[
+        "no weight",
+        "small",
+        "strings",
+        "two fields of data",
+        "no type",
+        "no graph",
+        "nothing",
+        "a graph that is a number",
+    ],
 )
 def test_nothing_to_leave_behind(whole):
     assert without_weights(whole, "m") is None
