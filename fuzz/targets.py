@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import atheris
+import onnx
+from google.protobuf.message import DecodeError
 
 with atheris.instrument_imports(include=["torchless", "torchless_export", "json", "csv"]):
     from torchless import records, strict_json
@@ -28,6 +30,7 @@ with atheris.instrument_imports(include=["torchless", "torchless_export", "json"
     from torchless.limits import position_limit
     from torchless.lines import Lines
     from torchless.manifest import Manifest
+    from torchless.onnx_file import without_weights
     from torchless.tokenizer_risks import find_risk
     from torchless_export.checkpoint import _read_header
 
@@ -88,8 +91,35 @@ def weights(data: bytes) -> None:
     assert all(axis >= 0 for shape in shapes.values() for axis in shape)
 
 
+def graph(data: bytes) -> None:
+    """An ONNX model: what is left of it, with the weights read from where it says they lie, is the same model."""
+    try:
+        graph = without_weights(data, "model.onnx")
+    except ValueError:
+        return
+    if graph is None:
+        return
+    assert 2 * len(graph) < len(data)
+    try:
+        whole = onnx.ModelProto.FromString(data)
+    except DecodeError:  # ONNX Runtime will refuse what is left as well
+        return
+    left = onnx.ModelProto.FromString(graph)
+    for tensor, original in zip(left.graph.initializer, whole.graph.initializer, strict=True):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            assert place["location"] == "model.onnx"
+            start = int(place["offset"])
+            tensor.raw_data = data[start : start + int(place["length"])]
+            tensor.ClearField("external_data")
+            original.ClearField("doc_string")
+            tensor.ClearField("data_location")
+            original.ClearField("data_location")
+    assert left.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (manifest, document, configs, inputs, weights)
+    target.__name__: target for target in (manifest, document, configs, inputs, weights, graph)
 }
 
 

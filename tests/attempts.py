@@ -60,19 +60,21 @@ def attempt(
     seconds: float = SECONDS,
     memory: int | None = MEMORY,
     environment: Mapping[str, str] = {},
+    cwd: Path | None = None,
 ) -> Outcome:
-    """Run `do`, a function of this module, with `arguments` in a process with limits; every outcome but a time-out
-    is returned.
+    """Run `do`, a function of this module, with `arguments` in a process with limits, in the working directory `cwd`;
+    every outcome but a time-out is returned.
     """
     before = {path: state for folder in watch for path, state in _tree(folder)}
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, __file__, json.dumps({"do": do, "arguments": arguments, "memory": memory})],
+        [sys.executable, os.path.abspath(__file__), json.dumps({"do": do, "arguments": arguments, "memory": memory})],
         capture_output=True,
         text=True,
         timeout=seconds,
         check=False,
-        env=UNTRACED | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict(environment),
+        cwd=cwd,
+        env=UNTRACED | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))} | dict(environment),
     )
     after = {path: state for folder in watch for path, state in _tree(folder)}
     written = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))

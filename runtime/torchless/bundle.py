@@ -222,7 +222,7 @@ def _open(path: Path, limit: int | None, shown: Path | None = None) -> Iterator[
     """
     shown = shown or path
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
@@ -245,7 +245,7 @@ def _read_all(descriptor: int) -> bytes:
     size = os.fstat(descriptor).st_size
     chunks = []
     # The size was checked before: a file that grows meanwhile is not followed.
-    while size > 0 and (chunk := os.read(descriptor, size)):
+    while chunk := os.read(descriptor, size):
         chunks.append(chunk)
         size -= len(chunk)
     return b"".join(chunks)

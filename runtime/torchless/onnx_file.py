@@ -39,12 +39,14 @@ class Field(NamedTuple):
 
     Attributes:
         number: which field of the message.
+        wire: how its value is coded, of protobuf's wire types.
         start, end: where its tag starts and its value ends.
         value: where its value starts, behind tag and length.
         varint: its value, where it is one; else None.
     """
 
     number: int
+    wire: int
     start: int
     value: int
     end: int
@@ -75,7 +77,7 @@ def fields(data: Buffer, start: int = 0, end: int | None = None) -> Iterator[Fie
             raise ValueError(f"field {number} at byte {begin} has the wire type {wire}")
         if position > end:
             raise ValueError(f"field {number} at byte {begin} ends at {position}, its message at {end}")
-        yield Field(number, begin, value, position, varint_value)
+        yield Field(number, wire, begin, value, position, varint_value)
 
 
 def without_weights(model: Buffer, location: str) -> bytes | None:
@@ -89,26 +91,25 @@ def without_weights(model: Buffer, location: str) -> bytes | None:
     """
     view = memoryview(model)
     parts: list[bytes | memoryview] = []
-    moved = False
     for field in fields(view):
-        if field.number != GRAPH or field.varint is not None:
+        if field.number != GRAPH or field.wire != _LENGTH:
             parts.append(view[field.start : field.end])
             continue
         graph: list[bytes | memoryview] = []
         copied = field.value
         for inner in fields(view, field.value, field.end):
-            if inner.number != INITIALIZER or inner.varint is not None:
+            if inner.number != INITIALIZER or inner.wire != _LENGTH:
                 continue
             tensor = _tensor_elsewhere(view, inner, location)
             if tensor is None:
                 return None
             if tensor:
                 graph += (view[copied : inner.start], length_prefixed(INITIALIZER, [tensor]))
-                copied, moved = inner.end, True
+                copied = inner.end
         graph.append(view[copied : field.end])
         parts += (varint(GRAPH << 3 | _LENGTH), varint(sum(map(len, graph))), *graph)
     # A model that keeps most of its weights is better read from the file than copied.
-    return b"".join(parts) if moved and 2 * sum(map(len, parts)) < len(view) else None
+    return b"".join(parts) if 2 * sum(map(len, parts)) < len(view) else None
 
 
 def _tensor_elsewhere(model: Buffer, initializer: Field, location: str) -> bytes | None:

@@ -11,6 +11,7 @@ import importlib
 import logging
 import mmap
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ logger = logging.getLogger("torchless")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _DEFAULT_SEVERITY = 2  # warnings
+_FOLDER = "session.model_external_initializers_file_folder_path"  # of a graph that is given as bytes
 # A GPU's memory is shared with other processes, which give back what they took; trying again costs the time of the
 # nodes before the one that fails. A CPU's is the system's: what fails there says nothing of the next time.
 _FULL_SECONDS = 60.0
@@ -115,6 +117,9 @@ class Session:
             options.add_external_initializers_from_files_in_memory(names, maps, [len(data) for data in maps])
             # The weights stay in the pages of the mapped file, which processes share, instead of being copied.
             options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+        if isinstance(source.model, bytes):
+            # It would read a file that it names from the working directory; where no folder is, it finds none.
+            options.add_session_config_entry(_FOLDER, os.path.join(os.sep, f"torchless-{secrets.token_hex(16)}"))
         limit = check_memory_limit(gpu_mem_limit)
         graphs = graphs and device.kind == "cuda"
         providers: list[Any] = [CPU_PROVIDER]

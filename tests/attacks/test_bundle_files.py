@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attempts import Outcome, check_refused
+from attempts import Outcome, attempt, check_refused
 from hostile import answer, classifier, edit, seal
 
 onnx = pytest.importorskip("onnx")
@@ -78,15 +78,42 @@ def test_over_the_cap(bundle: Path, open_it: Any, name: str) -> None:
 # External data: tensors that lie in another file, whose name the graph gives.
 
 
-def with_external_data(location: str) -> bytes:
-    """Return a graph whose weights lie at `location`."""
-    proto = onnx.TensorProto(name="v", data_type=onnx.TensorProto.FLOAT, dims=[8192, 2], data_location=1)
+def elsewhere(location: str, name: str = "v") -> Any:
+    """Return a tensor whose data lies at `location`."""
+    proto = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=[8192, 2], data_location=1)
     for key, value in (("location", location), ("offset", "0"), ("length", str(8192 * 8))):
         entry = proto.external_data.add()
         entry.key, entry.value = key, value
-    nodes = [onnx.helper.make_node("Add", ["w", "v"], ["x"]), *answer()]
-    nodes[1].input[0] = "x"
-    return classifier(nodes, initializers=[proto])
+    return proto
+
+
+def with_external_data(location: str) -> bytes:
+    """Return a graph whose weights lie at `location`."""
+    return adding_v([], [elsewhere(location)])
+
+
+def adding_v(nodes: list[Any], initializers: list[Any]) -> bytes:
+    """Return a graph that adds v, of these nodes or initializers, to its weights."""
+    nodes = [*nodes, onnx.helper.make_node("Add", ["w", "v"], ["x"]), *answer()]
+    nodes[-2].input[0] = "x"
+    return classifier(nodes, initializers=initializers)
+
+
+def constant(location: str) -> bytes:
+    """Return a graph with a node whose value lies at `location`."""
+    return adding_v([onnx.helper.make_node("Constant", [], ["v"], value=elsewhere(location))], [])
+
+
+def branch(location: str) -> bytes:
+    """Return a graph with a graph in it, whose weights lie at `location`."""
+    helper = onnx.helper
+    branches = {}
+    for name in ("then", "else"):
+        out = helper.make_tensor_value_info(f"{name} out", onnx.TensorProto.FLOAT, [8192, 2])
+        nodes = [helper.make_node("Identity", [name], [out.name])]
+        branches[f"{name}_branch"] = helper.make_graph(nodes, name, [], [out], [elsewhere(location, name)])
+    condition = onnx.numpy_helper.from_array(np.array(True), "yes")
+    return adding_v([helper.make_node("If", ["yes"], ["v"], **branches)], [condition])
 
 
 @pytest.fixture
@@ -117,6 +144,24 @@ def test_external_data_elsewhere(request: Any, open_it: Any, secret: Path, kind:
     if kind == "bundle":
         seal(folder)
     check_refused(open_it(folder), says="ONNX Runtime cannot load it")
+
+
+@pytest.mark.parametrize("make", [with_external_data, constant, branch])
+@pytest.mark.parametrize("kind", ["bundle", "layout"])
+def test_external_data_in_the_working_directory(
+    request: Any, secret: Path, tmp_path: Path, kind: str, make: Callable[[str], bytes]
+) -> None:
+    """Where a graph that is given as bytes has its files, if nobody says otherwise; it is so at some alignments."""
+    folder = request.getfixturevalue(kind)
+    path = folder / "model.onnx" if kind == "bundle" else folder / "onnx" / "model.onnx"
+    for length in range(4):
+        model = onnx.load_from_string(make(secret.name))
+        model.graph.name = "!" * length
+        path.write_bytes(model.SerializeToString())
+        if kind == "bundle":
+            seal(folder)
+        outcome = attempt("pipeline", str(folder), {}, ["a fine film"], watch=[folder], cwd=secret.parent)
+        check_refused(outcome, says="ONNX Runtime cannot load it")
 
 
 @pytest.mark.parametrize("name", ["model.onnx_data", "weights.bin"])

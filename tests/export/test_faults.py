@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import disks
 from torchless.bundle import Bundle
 from torchless.errors import BundleError
 from untraced import UNTRACED
@@ -241,4 +242,36 @@ def test_a_disk_that_fails_as_the_bundle_is_synced(
             min_agreement=0,
         )
     assert created(target) == "before"
+    assert os.listdir(target.parent) == ["bundle"]
+
+
+@pytest.fixture
+def disk_with_quota(tmp_path: Path) -> Iterator[Path]:
+    with disks.with_quota(tmp_path / "disk") as place:
+        yield place
+
+
+@linux
+@pytest.mark.parametrize("left", [64 << 10, 1 << 20, 5 << 20, 7 << 20])
+def test_a_quota_that_is_used_up_leaves_the_old_bundle(
+    sample_checkpoint: Path, sample_bundle: Path, disk_with_quota: Path, left: int
+) -> None:
+    """However far the export gets with the bytes that are left; where they are given back, the next one succeeds."""
+    target = disk_with_quota / "place" / "bundle"
+    put(target, sample_bundle)
+    filler = disk_with_quota / "filler"
+    used = sum(path.stat().st_size for path in target.iterdir())
+    filler.write_bytes(bytes(disks.QUOTA - used - left))
+
+    def run() -> None:
+        export(sample_checkpoint, target, force=True, calibration=["a fine film", "dull"], min_agreement=0)
+
+    with pytest.raises(BundleError, match=f"cannot be written: {os.strerror(errno.EDQUOT)}; free space") as caught:
+        run()
+    assert str(caught.value).startswith(str(target))
+    assert created(target) == "before"
+    assert os.listdir(target.parent) == ["bundle"]
+    filler.unlink()
+    run()
+    assert created(target) not in (None, "before")
     assert os.listdir(target.parent) == ["bundle"]

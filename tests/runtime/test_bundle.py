@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -16,45 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torchless
+from made_bundles import FILES, entries, flip, write
 from torchless import bundle as bundle_module
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, BundleVersionError
-from torchless.manifest import FileEntry, Manifest, OutputSpec, TokenizerSpec, Variant
+from torchless.manifest import Manifest
 
-FILES = {
-    "config.json": b'{"id2label": {"0": "NO", "1": "YES"}, "vocab_size": 3}',
-    "tokenizer.json": b'{"some": "tokenizer"}',
-    "model.onnx": b"a graph",
-    "model.onnx.data": bytes(range(256)) * 20,
-}
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
-
-
-def entries(files: dict[str, bytes]) -> tuple[FileEntry, ...]:
-    return tuple(FileEntry(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items())
-
-
-def write(folder: Path, files: dict[str, bytes], **changes: object) -> Path:
-    """Write a bundle of `files` with its manifest; `changes` replace fields of the manifest."""
-    variant = Variant(
-        files=tuple(name for name in files if name.startswith("model")),
-        precision="fp32",
-        device="any",
-        isa=(),
-        converter="graph",
-        opset=18,
-        inputs={"input_ids": "int64"},
-        output=OutputSpec("logits", "float32", ("batch", "labels")),
-    )
-    tokenizer = TokenizerSpec(8, 8, "right", 0, 0, ("input_ids",))
-    manifest = Manifest(
-        "text-classification", "bert", ("NO", "YES"), "regression", tokenizer, entries(files), {"fp32": variant}
-    )
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    (folder / "torchless.json").write_text(dataclasses.replace(manifest, **changes).to_json(), encoding="utf-8")
-    return folder
 
 
 def with_config(text: str) -> dict[str, bytes]:
@@ -82,6 +52,7 @@ def test_an_intact_bundle_gives_its_files(folder):
     assert bundle.config() == json.loads(FILES["config.json"])
     assert bundle.has("tokenizer.json")
     assert not bundle.has("torchless.json")
+    assert not bundle.has("a name before all")
     with bundle.model("fp32") as source:
         graph = source.model if isinstance(source.model, bytes) else Path(source.model).read_bytes()
         assert graph == FILES["model.onnx"]
@@ -89,12 +60,6 @@ def test_an_intact_bundle_gives_its_files(folder):
             "model.onnx.data": FILES["model.onnx.data"]
         }
     assert source.name == "model.onnx"
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -111,6 +76,7 @@ def link_to_other_bytes(path: Path) -> None:
     path.symlink_to(path.parent / "elsewhere")
 
 
+LOOP = re.escape(os.strerror(errno.ELOOP))
 DAMAGES = [
     pytest.param(flip, "sha256 .*the manifest says", id="changed byte"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes() + b"\n"), "bytes, the manifest says", id="longer"),
@@ -120,9 +86,21 @@ DAMAGES = [
     pytest.param(replaced(Path.mkdir), "not a regular file|cannot be read", id="directory"),
     pytest.param(link_to_other_bytes, "sha256", id="link to other bytes", marks=posix),
     pytest.param(replaced(lambda path: path.symlink_to("gone")), "missing", id="dangling link", marks=posix),
-    pytest.param(replaced(lambda path: path.symlink_to(path.name)), "cannot be read", id="link to itself", marks=posix),
+    pytest.param(
+        replaced(lambda path: path.symlink_to(path.name)), f"cannot be read: {LOOP}$", id="link to itself", marks=posix
+    ),
     pytest.param(replaced(lambda path: path.symlink_to("/dev/zero")), "not a regular", id="device", marks=posix),
 ]
+
+
+def test_the_message_on_a_changed_file_shows_both_hashes(folder):
+    meant, path = hashlib.sha256(FILES["tokenizer.json"]).hexdigest(), folder / "tokenizer.json"
+    flip(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(
+        BundleError, match=f"sha256 {found[:12]}…, the manifest says {meant[:12]}…; the file was changed"
+    ):
+        use(folder, "tokenizer.json")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -203,10 +181,24 @@ def test_what_was_hashed_is_what_is_used(folder):
         assert bytes(source.external["model.onnx.data"]) == FILES["model.onnx.data"]
 
 
-def test_without_a_path_to_the_descriptor_the_bytes_are_given(folder, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "elsewhere")
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_without_a_path_to_the_descriptor_the_bytes_are_given(folder, monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
     with Bundle.open(folder).model("fp32") as source:
         assert source.model == FILES["model.onnx"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_a_model_that_is_not_split_is_given_as_a_path_to_what_was_hashed(folder):
+    with Bundle.open(folder).model("fp32") as source:
+        assert isinstance(source.model, str)
+        assert os.path.samefile(source.model, folder / "model.onnx")
+
+
+def test_weights_have_any_name(tmp_path):
+    files = {"model.onnx": FILES["model.onnx"], "model.a": b"weights"}
+    with Bundle.open(write(tmp_path / "b", FILES | files)).model("fp32") as source:
+        assert sorted(source.external) == ["model.a", "model.onnx.data"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
@@ -239,9 +231,20 @@ def test_a_file_beyond_the_walls_is_not_read(tmp_path, monkeypatch, name):
         use(folder, name)
 
 
+def test_a_graph_beyond_the_wall_is_not_read_and_weights_have_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_module, "_GRAPH", 1000)
+    folder = write(tmp_path / "b", FILES | {"model.onnx": b" " * 1000})
+    assert (folder / "model.onnx.data").stat().st_size > 1000
+    use(folder, "model.onnx")
+    write(folder, FILES | {"model.onnx": b" " * 1001})
+    with pytest.raises(BundleError, match=r"model\.onnx: 1001 bytes, at most 1000 are read"):
+        use(folder, "model.onnx")
+
+
 def test_the_walls_are_where_the_module_says():
     assert bundle_module._SMALL == 16 * 2**20
     assert bundle_module._LIMITS == {"tokenizer.json": 64 * 2**20}
+    assert bundle_module._GRAPH == 2**31 - 1
 
 
 @pytest.mark.parametrize(
@@ -307,6 +310,8 @@ def test_an_unverified_directory_is_read_as_it_is(folder):
         assert (source.model, source.external) == (str(folder / "model.onnx"), {})
     with pytest.raises(BundleError, match="missing"):
         bundle.read("special_tokens_map.json")
+    with pytest.raises(BundleError, match="cannot be read: embedded null byte"):
+        bundle.read("a\0b")
 
 
 # The real bundle, through the pipeline.
@@ -349,6 +354,14 @@ def test_weights_in_the_file_give_the_answers_of_those_in_the_graph(sample_bundl
     monkeypatch.setattr(bundle_module, "without_weights", lambda model, location: None)
     with torchless.pipeline(model=sample_bundle, device="cpu", top_k=None) as pipe:
         assert pipe(texts) == found
+
+
+def test_weights_are_not_read_in_place_where_bytes_have_another_order(sample_bundle, monkeypatch):
+    monkeypatch.setattr(sys, "byteorder", "big")
+    with Bundle.open(sample_bundle).model("fp32") as source:
+        graph = source.model if isinstance(source.model, bytes) else Path(source.model).read_bytes()
+        assert graph == (sample_bundle / "model.onnx").read_bytes()
+        assert source.external == {}
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused(bundle_copy):

@@ -146,7 +146,9 @@ class TestInterrupted:
         assert target.read_bytes() == uninterrupted
         assert only(tmp_path) == ["out.jsonl"]
 
-    def test_by_a_full_disk(self, sample_bundle: Path, source: Path, uninterrupted: bytes, tmp_path: Path) -> None:
+    def test_by_a_file_size_limit(
+        self, sample_bundle: Path, source: Path, uninterrupted: bytes, tmp_path: Path
+    ) -> None:
         target = tmp_path / "out.jsonl"
         arguments = [sample_bundle, "--input", source, "--output", target, "--variant", "int8"]
         script = (
