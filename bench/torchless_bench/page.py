@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchless_bench.plots import Plot, figures
+from torchless_bench.summary import INTERVALS
 from torchless_bench.table import (
     crossover_lines,
     device_rows,
@@ -99,7 +100,7 @@ def _heading(report: Mapping[str, Any]) -> str:
         f'<h1>torchless, measured</h1>\n<p class="about">{escape(about)}</p>\n'
         "<p>Every contender ran in a process of its own, all alive at once and one at work at a time, in turns whose "
         "order changed from round to round. Figures are medians; ratios are medians of the ratios within each round, "
-        "with 95 % intervals.</p>"
+        f"with {INTERVALS}.</p>"
     )
 
 

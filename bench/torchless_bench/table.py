@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchless_bench.summary import INTERVALS
 from torchless_bench.workloads import counted
 
 _HEAD = {
@@ -55,7 +56,7 @@ def _heading(report: dict[str, Any]) -> str:
     features = ", ".join(machine["features"]) or "no known features for int8"
     machine_line = f"{machine['cpu']} ({features}), {machine['usable_cpus']} CPUs"
     how = f"{counted(settings['threads'], 'thread')} each, {counted(settings['rounds'], 'round')}"
-    return f"{machine_line}; {how}; ratios with 95 % intervals"
+    return f"{machine_line}; {how}; ratios with {INTERVALS}"
 
 
 def _block(workload: dict[str, Any]) -> str:
@@ -91,7 +92,7 @@ def _verdict(row: Sequence[str]) -> str:
 
 def target_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Return a table of the targets, its head first."""
-    rows = [["workload", "contender", "against", "wanted", "measured", "95 % interval", "verdict", "note"]]
+    rows = [["workload", "contender", "against", "wanted", "measured", "interval", "verdict", "note"]]
     units = {workload["name"]: workload["unit"] for workload in report["workloads"]}
     for target in report["targets"]:
         measured, interval = "", ""

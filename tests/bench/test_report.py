@@ -183,7 +183,7 @@ class TestTargets:
         plan = plan_of(targets=(Target("B", "1x16", "A", 1.5),))
         assert self.verdict(plan, outcome_of(plan)) == ("met", None)
         table = text_table(document(plan, outcome_of(plan), []))
-        assert "1x16: B against A  at least 1.5x     1.50x   1.00 to 2.00  met" in table
+        assert "1x16: B against A  at least 1.5x     1.50x  1.00 to 2.00  met" in table
 
     def test_not_met(self, plan_of):
         plan = plan_of(targets=(Target("B", "1x16", "A", 1.6),))

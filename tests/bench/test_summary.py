@@ -51,6 +51,12 @@ def test_ratio_by_hand():
     assert 2.0 <= found.low < 3.0 < found.high <= 4.0
 
 
+@pytest.mark.parametrize(("rounds", "interval"), [(5, (1.0, 5.0)), (6, (1.5, 5.5))])
+def test_few_rounds_have_no_interval_but_their_range(rounds, interval):
+    found = paired_ratio([[float(i)] for i in range(1, rounds + 1)], [[1.0]] * rounds)
+    assert (found.low, found.high) == interval
+
+
 def test_ratio_of_one_round_has_no_interval_to_speak_of():
     assert paired_ratio([[3.0]], [[2.0]]) == Ratio(1.5, 1.5, 1.5, (1.5,))
 

@@ -25,7 +25,8 @@ def table(
 
 def test_whole():
     assert table() == (
-        "A CPU (no known features for int8), 2 CPUs; 1 thread each, 5 rounds; ratios with 95 % intervals\n"
+        "A CPU (no known features for int8), 2 CPUs; 1 thread each, 5 rounds; "
+        "ratios with 95 % intervals, of fewer than 6 rounds the least and the most of them\n"
         "\n"
         "w: work; ms\n"
         "  contender  p50  p90  p99  middle half  samples   times as fast as B\n"
