@@ -27,6 +27,8 @@ ENGINES = Path(__file__).resolve().parent / "engines"
 # What the worker does by itself with an engine that can do `answer`, or with none, see `worker.OWN_KINDS`.
 _MODEL = ("forward", "answer", "loop", "first", "memory", "size", "installed")
 _SCRIPT = (*_MODEL, "beside")  # where tokenizer and graph are not under the hood of another library
+# Of a contender beside another of its libraries: what it takes to start, hold and store is the other's to show.
+_SPEED = ("forward", "answer")
 _EXPORT = ("export", "installed")
 _LIMITS = ("rate", "arithmetic")
 
@@ -121,16 +123,16 @@ def _optimum(name: str, what: str, role: str, **options: Any) -> Contender:
     )  # fmt: skip
 
 
-def _openvino(name: str, what: str, role: str, precision: str) -> Contender:
+def _openvino(name: str, what: str, role: str, precision: str, *, kinds: tuple[str, ...] = _MODEL) -> Contender:
     return Contender(
-        f"openvino-{name}", what, "openvino", "openvino_script.py", _OPENVINO, _MODEL, role,
+        f"openvino-{name}", what, "openvino", "openvino_script.py", _OPENVINO, kinds, role,
         {"file": "model.onnx", "precision": precision}, _OPENVINO, exact=name.endswith("fp32"),
     )  # fmt: skip
 
 
-def _ctranslate2(name: str, what: str, compute_type: str) -> Contender:
+def _ctranslate2(name: str, what: str, compute_type: str, *, kinds: tuple[str, ...] = _MODEL) -> Contender:
     return Contender(
-        f"ctranslate2-{name}", what, "ctranslate2", "ctranslate2_script.py", _CTRANSLATE2, _MODEL, "ctranslate2",
+        f"ctranslate2-{name}", what, "ctranslate2", "ctranslate2_script.py", _CTRANSLATE2, kinds, "ctranslate2",
         {"compute_type": compute_type}, _CTRANSLATE2, exact=name.endswith("fp32"),
     )  # fmt: skip
 
@@ -146,13 +148,12 @@ def _limits(name: str, what: str, device: str, variant: str | None) -> Contender
 CONTENDERS = (
     _torchless("fp32", "the bundle's fp32 variant", variant="fp32", device="cpu"),
     _torchless("int8", "the bundle's int8 variant", variant="int8", device="cpu"),
-    # For lists: what one text takes, a start and memory are the other profile's to show.
     _torchless(
-        "throughput-fp32", 'the same with profile="throughput"', kinds=("forward", "answer"), variant="fp32",
+        "throughput-fp32", 'the same with profile="throughput"', kinds=_SPEED, variant="fp32",
         device="cpu", profile="throughput",
     ),
     _torchless(
-        "throughput-int8", 'int8 with profile="throughput"', kinds=("forward", "answer"), variant="int8",
+        "throughput-int8", 'int8 with profile="throughput"', kinds=_SPEED, variant="int8",
         device="cpu", profile="throughput",
     ),
     _torchless("cuda", "the bundle on the first NVIDIA GPU, in the variant that suits it", device="cuda"),
@@ -164,19 +165,18 @@ CONTENDERS = (
     _optimum("int8", "the same, dynamic int8 (quantize_dynamic, QInt8)", "optimum-int8"),
     _optimum("cuda-fp32", "the same in float32 on the first NVIDIA GPU", "optimum", device="cuda"),
     _transformers("transformers-fp32", "transformers' pipeline and PyTorch's forward pass"),
-    _transformers("transformers-bf16", "the same in bfloat16", dtype="bfloat16"),
-    # Compiling takes minutes: what starts a fresh process says nothing that this would not.
+    _transformers("transformers-bf16", "the same in bfloat16", kinds=_SPEED, dtype="bfloat16"),
     _transformers(
-        "transformers-compiled", "the same in float32 through torch.compile", kinds=("forward", "answer"), compile=True
+        "transformers-compiled", "the same in float32 through torch.compile", kinds=_SPEED, compile=True
     ),
     _transformers(
         "transformers-cuda-fp16", "the same in float16 on the first NVIDIA GPU", device="cuda", dtype="float16"
     ),
     _transformers("transformers5-fp32", "the same, for the interpreter of another transformers"),
     _openvino("fp32", "OpenVINO on optimum's export, a bare script", "optimum", "f32"),
-    _openvino("bf16", "the same, computed in bfloat16", "optimum", "bf16"),
-    _openvino("int8", "OpenVINO on optimum's dynamic int8 graph", "optimum-int8", "f32"),
-    _ctranslate2("fp32", "the encoder through CTranslate2, its head in NumPy", "float32"),
+    _openvino("bf16", "the same, computed in bfloat16", "optimum", "bf16", kinds=_SPEED),
+    _openvino("int8", "OpenVINO on optimum's dynamic int8 graph", "optimum-int8", "f32", kinds=_SPEED),
+    _ctranslate2("fp32", "the encoder through CTranslate2, its head in NumPy", "float32", kinds=_SPEED),
     _ctranslate2("int8", "the same with int8 weights", "int8"),
     Contender(
         "torchless-export", "`torchless export` to fp32 and int8, compared with the reference", "torchless",

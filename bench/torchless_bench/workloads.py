@@ -128,7 +128,7 @@ WORKLOADS = (
     _forward(32, 32, DEFAULT, GRID, BATCHES, STANDARD),
     _forward(32, 128, GRID),
     _forward(32, 512, GRID),
-    _forward(64, 32, BATCHES, STANDARD),
+    _forward(64, 32, BATCHES),
     _forward(64, 512),
     _text(8, STANDARD),
     _text(16, DEFAULT, STANDARD),
