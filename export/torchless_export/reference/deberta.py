@@ -1,4 +1,4 @@
-"""DeBERTa and DeBERTa-v2 (and v3): attention that tells what a token is from where it stands.
+"""DeBERTa-v2 and v3: attention that tells what a token is from where it stands.
 
 He, Liu, Gao, Chen (2021), arXiv:2006.03654; He, Gao, Chen (2021), arXiv:2111.09543. The score of a query and a key is
 the sum of content to content, content to position and position to content, where a position is the key's distance.
@@ -7,7 +7,6 @@ the sum of content to content, content to position and position to content, wher
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -26,13 +25,13 @@ from torchless_export.reference.operations import (
     split_heads,
 )
 from torchless_export.reference.parameters import Parameters
-from torchless_export.reference.settings import Limits, Settings
+from torchless_export.reference.settings import Settings
 
-__all__ = ["DeBERTa", "DeBERTaV2"]
+__all__ = ["DeBERTaV2"]
 
 
 class _Shape:
-    """The sizes and options that both versions have."""
+    """Sizes and options."""
 
     def __init__(self, settings: Settings) -> None:
         self.hidden = settings.integer("hidden_size")
@@ -87,28 +86,33 @@ class _Embeddings:
         return self._norm(x) * inputs.attention_mask[:, :, None]
 
 
-class _Attention(ABC):
-    """Disentangled self-attention; the versions read and store its projections differently."""
+class _Attention:
+    """Disentangled self-attention; positions are projected by matrices of their own, or by those of the tokens."""
 
-    def __init__(
-        self, shape: _Shape, span: int, position_keys: Float32 | None, position_queries: Float32 | None
-    ) -> None:
-        """Take what the positions were projected to.
+    def __init__(self, shape: _Shape, parameters: Parameters, positions: Float32 | None, *, share: bool) -> None:
+        """Project the positions.
 
         Args:
             shape: the model's.
-            span: buckets of distances from -span to span - 1 have vectors.
-            position_keys: (heads, 2 * span, size), or None without "c2p".
-            position_queries: the same, or None without "p2c".
+            parameters: the layer's.
+            positions: (2 * span, hidden), of the buckets of distances from -span to span - 1; None: there are none.
+            share: whether they are projected as tokens are.
         """
+        hidden = shape.hidden
         self._shape = shape
-        self._span = span
-        self._position_keys = position_keys
-        self._position_queries = position_queries
-
-    @abstractmethod
-    def project(self, x: Float32) -> tuple[Float32, Float32, Float32]:
-        """Return query, key and value of (batch, sequence, hidden): (batch, heads, sequence, size) each."""
+        self._span = 0 if positions is None else len(positions) // 2
+        self._query = parameters.linear("query_proj", hidden, hidden)
+        self._key = parameters.linear("key_proj", hidden, hidden)
+        self._value = parameters.linear("value_proj", hidden, hidden)
+        # (heads, 2 * span, size), or None without the term.
+        self._position_keys: Float32 | None = None
+        self._position_queries: Float32 | None = None
+        if positions is not None and "c2p" in shape.terms:
+            project = self._key if share else parameters.linear("pos_key_proj", hidden, hidden)
+            self._position_keys = split_heads(project(positions), shape.heads)
+        if positions is not None and "p2c" in shape.terms:
+            project = self._query if share else parameters.linear("pos_query_proj", hidden, hidden)
+            self._position_queries = split_heads(project(positions), shape.heads)
 
     def __call__(self, x: Float32, mask: AttentionMask, buckets: Int64) -> Float32:
         """Return the context (batch, sequence, hidden).
@@ -118,7 +122,7 @@ class _Attention(ABC):
             mask: which query sees which key.
             buckets: (sequence, sequence): of the distance of each query (row) from each key.
         """
-        query, key, value = self.project(x)
+        query, key, value = (split_heads(f(x), self._shape.heads) for f in (self._query, self._key, self._value))
         columns = np.clip(buckets + self._span, 0, 2 * self._span - 1)
 
         def bias(queries: Float32, keys: Float32, rows: slice) -> Float32:
@@ -141,50 +145,6 @@ def _look_up(products: Float32, columns: Int64) -> Float32:
     return np.take_along_axis(products, columns[None, :, :], axis=-1)
 
 
-class _FirstAttention(_Attention):
-    """Of DeBERTa: query, key and value lie in one tensor, head by head; keys have no bias."""
-
-    def __init__(self, shape: _Shape, parameters: Parameters, positions: Float32 | None) -> None:
-        hidden = shape.hidden
-        self._projection = parameters.linear("in_proj", hidden, 3 * hidden, bias=False)
-        self._query_bias = parameters.tensor("q_bias", (hidden,)).reshape(shape.heads, 1, -1)
-        self._value_bias = parameters.tensor("v_bias", (hidden,)).reshape(shape.heads, 1, -1)
-        keys = queries = None
-        if positions is not None and "c2p" in shape.terms:
-            keys = split_heads(parameters.linear("pos_proj", hidden, hidden, bias=False)(positions), shape.heads)
-        if positions is not None and "p2c" in shape.terms:
-            queries = split_heads(parameters.linear("pos_q_proj", hidden, hidden)(positions), shape.heads)
-        super().__init__(shape, shape.furthest, keys, queries)
-
-    def project(self, x: Float32) -> tuple[Float32, Float32, Float32]:
-        """Return query, key and value, (batch, heads, sequence, size) each."""
-        query, key, value = np.split(split_heads(self._projection(x), self._shape.heads), 3, axis=-1)
-        return query + self._query_bias, key, value + self._value_bias
-
-
-class _SecondAttention(_Attention):
-    """Of DeBERTa-v2: a projection each; positions are projected by their own, or by those of the tokens."""
-
-    def __init__(self, shape: _Shape, parameters: Parameters, positions: Float32 | None, *, share: bool) -> None:
-        hidden = shape.hidden
-        self._query = parameters.linear("query_proj", hidden, hidden)
-        self._key = parameters.linear("key_proj", hidden, hidden)
-        self._value = parameters.linear("value_proj", hidden, hidden)
-        keys = queries = None
-        if positions is not None and "c2p" in shape.terms:
-            project = self._key if share else parameters.linear("pos_key_proj", hidden, hidden)
-            keys = split_heads(project(positions), shape.heads)
-        if positions is not None and "p2c" in shape.terms:
-            project = self._query if share else parameters.linear("pos_query_proj", hidden, hidden)
-            queries = split_heads(project(positions), shape.heads)
-        super().__init__(shape, 0 if positions is None else len(positions) // 2, keys, queries)
-
-    def project(self, x: Float32) -> tuple[Float32, Float32, Float32]:
-        """Return query, key and value, (batch, heads, sequence, size) each."""
-        query, key, value = (split_heads(f(x), self._shape.heads) for f in (self._query, self._key, self._value))
-        return query, key, value
-
-
 class _Layer:
     def __init__(self, shape: _Shape, parameters: Parameters, attention: _Attention) -> None:
         hidden = shape.hidden
@@ -204,7 +164,7 @@ class _Layer:
 
 
 class _Convolution:
-    """Of DeBERTa-v2: a convolution over the embeddings, added to the first layer's output."""
+    """A convolution over the embeddings, added to the first layer's output."""
 
     def __init__(self, settings: Settings, parameters: Parameters, shape: _Shape) -> None:
         self._kernel = settings.integer("conv_kernel_size")
@@ -234,15 +194,15 @@ class _Convolution:
         return self._norm(x + self._activation(convolved + self._bias)) * tokens[:, :, None]
 
 
-class DeBERTa(Encoder):
-    """DeBERTa, the first version: distances are clipped, not bucketed."""
+class DeBERTaV2(Encoder):
+    """Far distances share buckets, and a convolution may stand beside the first layer."""
 
     prefix: ClassVar[str] = "deberta"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
+        "hidden_size": 1536,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 24,
+        "intermediate_size": 6144,
         "hidden_act": "gelu",
         "max_position_embeddings": 512,
         "type_vocab_size": 0,
@@ -252,48 +212,6 @@ class DeBERTa(Encoder):
         "position_biased_input": True,
         "pos_att_type": None,
         "pooler_hidden_act": "gelu",
-    }
-    limits: ClassVar[Limits] = {
-        "talking_head": (False,),
-        "position_buckets": (-1, 0),
-        "norm_rel_ebd": ("none",),
-        "share_att_key": (False,),
-        "conv_kernel_size": (0,),
-    }
-
-    def __init__(self, settings: Settings, parameters: Parameters) -> None:
-        shape = _Shape(settings)
-        self.hidden_size = shape.hidden
-        _check_pooler(settings, shape)
-        self._embeddings = _Embeddings(settings, parameters, shape)
-        encoder = parameters.under("encoder")
-        table = (2 * shape.furthest, shape.hidden)
-        positions = encoder.tensor("rel_embeddings.weight", table) if shape.relative else None
-        self._layers = []
-        for i in range(shape.layers):
-            under = encoder.under(f"layer.{i}")
-            self._layers.append(_Layer(shape, under, _FirstAttention(shape, under.under("attention.self"), positions)))
-
-    def __call__(self, inputs: Inputs) -> Float32:
-        """Return the last hidden state (batch, sequence, hidden)."""
-        x = self._embeddings(inputs)
-        mask = AttentionMask(inputs.attention_mask, masks_queries=True)
-        distances = _distances(x.shape[1])
-        for layer in self._layers:
-            x = layer(x, mask, distances)
-        return x
-
-
-class DeBERTaV2(Encoder):
-    """DeBERTa-v2 and v3: far distances share buckets, and a convolution may stand beside the first layer."""
-
-    prefix: ClassVar[str] = "deberta"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **DeBERTa.defaults,
-        "hidden_size": 1536,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 24,
-        "intermediate_size": 6144,
         "position_buckets": -1,
         "share_att_key": False,
         "norm_rel_ebd": "none",
@@ -318,7 +236,7 @@ class DeBERTaV2(Encoder):
         self._layers = []
         for i in range(shape.layers):
             under = encoder.under(f"layer.{i}")
-            attention = _SecondAttention(shape, under.under("attention.self"), positions, share=share)
+            attention = _Attention(shape, under.under("attention.self"), positions, share=share)
             self._layers.append(_Layer(shape, under, attention))
         has_convolution = settings.integer("conv_kernel_size", minimum=0) > 0
         self._convolution = _Convolution(settings, encoder.under("conv"), shape) if has_convolution else None

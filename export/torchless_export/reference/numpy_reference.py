@@ -12,7 +12,7 @@ from torchless.errors import CheckpointError, InputError
 from torchless_export.checkpoint import Checkpoint
 from torchless_export.reference.activation_functions import ACTIVATION_FUNCTIONS
 from torchless_export.reference.bert import ALBERT, BERT, ELECTRA, DistilBERT, RoBERTa
-from torchless_export.reference.deberta import DeBERTa, DeBERTaV2
+from torchless_export.reference.deberta import DeBERTaV2
 from torchless_export.reference.encoder import Encoder, FirstTokenHead, Head
 from torchless_export.reference.modernbert import ModernBERT, ModernBERTHead
 from torchless_export.reference.mpnet import MPNet
@@ -67,14 +67,12 @@ def _first_token(
 
 
 _ROBERTA = Family(RoBERTa, _first_token("classifier.dense", "classifier.out_proj", activation="tanh"))
-_DEBERTA_HEAD = _first_token("pooler.dense", "classifier", activation_key="pooler_hidden_act")
 
 FAMILIES: Mapping[str, Family] = {
     "albert": Family(ALBERT, _first_token("pooler", "classifier", activation="tanh", in_encoder=True)),
     "bert": Family(BERT, _first_token("pooler.dense", "classifier", activation="tanh", in_encoder=True)),
     "camembert": _ROBERTA,
-    "deberta": Family(DeBERTa, _DEBERTA_HEAD),
-    "deberta-v2": Family(DeBERTaV2, _DEBERTA_HEAD),
+    "deberta-v2": Family(DeBERTaV2, _first_token("pooler.dense", "classifier", activation_key="pooler_hidden_act")),
     "distilbert": Family(DistilBERT, _first_token("pre_classifier", "classifier", activation="relu")),
     "electra": Family(ELECTRA, _first_token("classifier.dense", "classifier.out_proj", activation="gelu")),
     "modernbert": Family(ModernBERT, ModernBERTHead),

@@ -28,13 +28,6 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "albert": _COMMON | {"embedding_size": 10, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
     "bert": _COMMON,
     "camembert": _COMMON,
-    "deberta": _COMMON
-    | {
-        "relative_attention": True,
-        "pos_att_type": ["c2p", "p2c"],
-        "position_biased_input": False,
-        "type_vocab_size": 0,
-    },
     "deberta-v2": _COMMON
     | {
         "relative_attention": True,

@@ -31,7 +31,7 @@ SHARED = Path(__file__).parents[4] / "shared"
 MASKS = ("all", "right padding", "left padding", "holes", "one token", "nothing")
 # What they begin to count positions from, or None: at the first token, whatever it is.
 FIRST_POSITION = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
-WITH_TYPES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta", "deberta", "deberta-v2")
+WITH_TYPES = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta", "deberta-v2")
 # (buckets, furthest): few enough to compare each distance with the original in test_deberta.py.
 BUCKETS = [(-1, -1), (-1, 7), (2, 5), (8, 32), (16, 40), (32, 512)]
 
@@ -74,20 +74,16 @@ def configs(draw: st.DrawFn, family: str) -> dict[str, Any]:
     if family == "albert":
         groups = draw(st.integers(1, layers))
         options |= {"num_hidden_groups": groups, "inner_group_num": draw(st.integers(1, layers // groups))}
-    if family in ("deberta", "deberta-v2"):
+    if family == "deberta-v2":
+        buckets, furthest = draw(st.sampled_from(BUCKETS))
         options |= {
             "relative_attention": draw(st.booleans()),
             "pos_att_type": draw(st.sampled_from([None, "c2p|p2c", ["p2c", "c2p"], ["c2p"], ["p2c"]])),
             "position_biased_input": draw(st.booleans()),
             "type_vocab_size": draw(st.sampled_from([0, 2])),
             "embedding_size": draw(st.sampled_from([10, hidden])),
-            "max_relative_positions": draw(st.sampled_from([-1, 7, 40])),
             "pooler_hidden_act": draw(st.sampled_from(["gelu", "tanh", "relu"])),
             "pooler_hidden_size": hidden,
-        }
-    if family == "deberta-v2":
-        buckets, furthest = draw(st.sampled_from(BUCKETS))
-        options |= {
             "position_buckets": buckets,
             "max_relative_positions": furthest,
             "share_att_key": draw(st.booleans()),
@@ -195,7 +191,7 @@ def test_24_layers(make_model: Callable[..., Any], family: str):
         assert_close(made.found(inputs, task), made.wanted(inputs, task), 1e-4)
 
 
-@pytest.mark.parametrize("family", ["distilbert", "bert", "deberta", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize("family", ["distilbert", "bert", "deberta-v2", "modernbert"])
 def test_long_sequences_block_by_block(make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, family: str):
     made, inputs = make_model(family), plain_inputs()
     whole = made.found(inputs, "feature-extraction")
@@ -320,7 +316,7 @@ def test_inputs_that_are_refused(make_model: Callable[..., Any], inputs: Mapping
         ("bert", "bert.pooler.dense.weight"),
         ("bert", "bert.encoder.layer.1.attention.output.LayerNorm.weight"),
         ("albert", "albert.encoder.albert_layer_groups.1.albert_layers.1.ffn.bias"),
-        ("deberta", "deberta.encoder.layer.0.attention.self.q_bias"),
+        ("deberta-v2", "deberta.encoder.layer.0.attention.self.key_proj.bias"),
         ("deberta-v2", "deberta.encoder.rel_embeddings.weight"),
         ("modernbert", "model.final_norm.weight"),
         ("mpnet", "mpnet.encoder.relative_attention_bias.weight"),
