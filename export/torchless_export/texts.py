@@ -73,8 +73,8 @@ def load_texts(calibration: str | os.PathLike[str] | Sequence[TextInput] | None,
         labels: the model's, where it gives each text one of several; the file's are read then.
 
     Raises:
-        InputError: the file cannot be read, its column `label` holds what is none of `labels`, or there are fewer than
-            two different texts.
+        InputError: the file cannot be read, its column `label` holds what is none of `labels` or is not in every row,
+            or there are fewer than two different texts.
         InputTypeError: an item is no text.
     """
     right: dict[TextInput, int] = {}
@@ -129,13 +129,15 @@ def _read(path: str) -> list[TextInput]:
 def _read_labels(path: str, labels: Sequence[str]) -> dict[TextInput, int]:
     """Return the right label of each text, the first said of it; nothing where the file says none."""
     for column in ("label", "2"):
+        rows: list[tuple[TextInput, object, int]] = []
         try:
             with open_records(path, columns=(column,)) as records:
-                rows = [
-                    (r.text if r.text_pair is None else (r.text, r.text_pair), r.columns[column], r.line)
-                    for r in records
-                ]
+                for r in records:
+                    text = r.text if r.text_pair is None else (r.text, r.text_pair)
+                    rows.append((text, r.columns[column], r.line))
         except InputError:
+            if rows and column == "label":
+                raise  # others have one
             continue  # it has no such column: unlabelled, or labelled in the other
         found = [(text, _label(value, labels), value, line) for text, value, line in rows]
         wrong = next((row for row in found if row[1] is None), None)

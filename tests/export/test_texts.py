@@ -139,6 +139,13 @@ def test_a_file_without_labels_has_none(tmp_path: Path, name: str, content: str)
     assert load_texts(path, LABELS).labels is None
 
 
+def test_a_row_without_a_label_among_others_is_refused(tmp_path: Path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "good", "label": 1}\n{"text": "bad"}\n{"text": "fine", "label": 1}\n')
+    with pytest.raises(InputError, match=r"texts\.jsonl: line 2: no field 'label'; found 'text'"):
+        load_texts(path, LABELS)
+
+
 @pytest.mark.parametrize("value", ["neutral", "2", "-1", ""])
 def test_a_column_label_of_other_labels_is_refused(tmp_path: Path, value: str):
     path = tmp_path / "texts.csv"
