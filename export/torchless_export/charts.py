@@ -31,7 +31,7 @@ def frontier(tried: Sequence[Mapping[str, Any]], chosen: str, min_agreement: flo
     ]
     most = max((x for _, x, _, _ in points), default=1.0) * 1.05
     lowest = min([y for _, _, y, _ in points] + [min_agreement, 1 - 1e-4])
-    bottom = lowest - 0.1 * (1 - lowest)
+    bottom = max(0.0, lowest - 0.1 * (1 - lowest))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = _LEFT + x / most * (_WIDTH - _LEFT - _RIGHT)

@@ -37,11 +37,14 @@ def expected_disagreement(original: Float32, found: Float32, *, either_way: bool
         found: (texts,) float32, the lead of the same answer in the variant; one that is not finite counts as changed.
         either_way: a lead is as likely to grow as to shrink by what it was moved; False where it can only shrink.
     """
+    finite = np.isfinite(found)
+    lost = 1 - float(finite.mean())
+    if lost:
+        rest = expected_disagreement(original[finite], found[finite], either_way=either_way) if finite.any() else 0.0
+        return lost + (1 - lost) * rest
     order = np.argsort(original, kind="stable")
     wanted = original[order].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        moved = np.abs(found[order].astype(np.float64) - wanted)
-    moved[~np.isfinite(moved)] = np.inf
+    moved = np.abs(found[order].astype(np.float64) - wanted)
     texts = len(order)
     window = min(texts, max(_NEIGHBOURS, texts // 10))
     if either_way:

@@ -33,6 +33,12 @@ def test_the_frontier_names_every_recipe_that_was_timed():
     assert down[0] > down[1] > down[2]
 
 
+def test_an_agreement_of_nothing_is_on_the_axis():
+    shown = texts(charts.frontier(TRIED, "plain", 0.0))
+    assert "0.0000" in shown
+    assert not any(text.startswith("-") for text in shown)
+
+
 def test_bars_are_as_long_as_what_they_show():
     rows = [{"group": "layer 0", "moved": 0.4}, {"group": "head", "moved": 0.1}, {"group": "none", "moved": 0.0}]
     chart = charts.sensitivity(rows)

@@ -29,11 +29,14 @@ def test_nothing_moved_changes_nothing():
     assert expected_disagreement(original, original) == 0
 
 
-def test_what_is_not_finite_counts_as_changed():
+@pytest.mark.parametrize("either_way", [True, False])
+def test_what_is_not_finite_counts_as_changed(either_way: bool):
     original = np.full(10, 3, np.float32)
     found = original.copy()
     found[0] = np.nan
-    assert expected_disagreement(original, found, either_way=False) == pytest.approx(0.1)
+    assert expected_disagreement(original, found, either_way=either_way) == pytest.approx(0.1)
+    found[:] = -np.inf
+    assert expected_disagreement(original, found, either_way=either_way) == 1
 
 
 def test_where_leads_only_shrink_none_is_spared():
