@@ -147,7 +147,9 @@ class ExportReport:
         if not search["accepted"]:
             lines.append(f"int8: no recipe is expected to keep {search['min_agreement']:g}; this is the best of them")
         most = max(value for key, value in drift.items() if key.startswith("max_"))
-        lines.append(f"int8: an answer changes with its company in a batch by {most:.2g} at most")
+        lines.append(
+            f"int8: an answer changed with its company in a batch by {most:.2g} at most, on {drift['texts']} texts"
+        )
         if len(search["tried"]) > 1:
             head = ("tried", "MB", "expected agreement", *(f"{s} ms" for s in _shapes(search)), "speed")
             lines += _table([head, *(_tried(trial, name, _shapes(search)) for trial in search["tried"])])

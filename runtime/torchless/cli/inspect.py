@@ -119,8 +119,8 @@ def _variant(bundle: Bundle, variant: Variant) -> Iterator[str]:
         yield f"batch-invariant: a text's {change} does not change with its company in a batch (by {by:.2g})"
     elif drift:
         yield (
-            f"a text's {change} changes with its company in a batch by {drift.get(most, 0):.2g} at most, "
-            f"{drift.get(mean, 0):.2g} on average"
+            f"a text's {change} changed with its company in a batch by {drift.get(most, 0):.2g} at most, "
+            f"{drift.get(mean, 0):.2g} on average, on {drift.get('texts')} texts"
         )
     tuned = variant.tuning
     if tuned:
