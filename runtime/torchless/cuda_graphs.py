@@ -161,7 +161,8 @@ class _OwnThread:
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         threading.Thread(target=_work, args=(self._tasks,), name="torchless-cuda-graphs", daemon=True).start()
-        weakref.finalize(self, self._tasks.put, None)
+        # Not at the interpreter's end: what is called there would wait for a thread that has gone before it.
+        weakref.finalize(self, self._tasks.put, None).atexit = False
 
     def run(self, function: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return what `function` gives, or raise what it raises."""
