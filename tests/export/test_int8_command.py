@@ -23,7 +23,8 @@ def test_a_batch_invariant_export_with_its_report(sample_checkpoint: Path, tmp_p
     texts = tmp_path / "texts.csv"
     rows = [f"a film of {i} good and {i * 7 % 5} bad scenes,{i % 2}" for i in range(30)]
     texts.write_text("\n".join(["text,label", *rows]) + "\n")
-    bundle, report = tmp_path / "bundle", tmp_path / "report"
+    bundle = tmp_path / "bundle"
+    report = bundle / "report"  # which must not be in the bundle's way
     done = run(
         "export", sample_checkpoint, bundle, "--variant", "int8", "--calibration", texts, "--min-agreement", "0.5",
         "--batch-invariant", "--shapes", "1x4", "--report", report,
@@ -54,3 +55,10 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(sample_check
     assert refused.returncode == 1
     assert refused.stderr == f"error: {report}: the report cannot be written: Not a directory\n"
     assert not bundle.exists()
+
+
+def test_an_export_that_fails_leaves_no_directory_for_its_report(tmp_path: Path):
+    refused = run("export", tmp_path / "none", tmp_path / "bundle", "--report", tmp_path / "bundle" / "report")
+    assert refused.returncode == 1
+    assert "no such directory" in refused.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import tempfile
@@ -154,10 +155,13 @@ def _exporter() -> Any:
 
 
 def _check_report(folder: Path) -> None:
-    """Make the report's directory, and see that it can be written to, before minutes of work are done for it."""
+    """See that the report's directory can be written to, or made, before minutes of work are done for it.
+
+    It is not made yet: it may lie in the bundle's, which must not be there.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise _report_refused(folder, error) from error
@@ -169,6 +173,7 @@ def _report_refused(folder: Path, error: OSError) -> InputError:
 
 def _write_report(folder: Path, result: Any) -> None:
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
         (folder / "report.txt").write_text(f"{result.details()}\n", encoding="utf-8")
         for name, chart in result.charts().items():
