@@ -184,7 +184,7 @@ class Pipeline(Flow):
         On CUDA, where the profile is "latency", the second run records the shape as a CUDA graph.
         """
         text = " ".join(["a"] * max(1, tokens - 2))
-        inputs = self.preprocess([text] * rows, truncation=True)
+        inputs = self.preprocess([text] * rows, truncation=True, on_truncation=None)
         for _ in range(2 if self._device.kind == "cuda" else 1):
             self.forward(inputs)
         return self

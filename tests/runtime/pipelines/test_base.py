@@ -106,6 +106,14 @@ class TestLife:
         assert pipe.warmup(1, 10_000) is pipe  # cut at the maximum
         assert seen == [(1, 16), (3, 9), (1, 512)]
 
+    def test_warmup_tells_nobody_of_its_own_texts(self, sample_bundle: Path) -> None:
+        cut: list[int] = []
+        pipe = torchless.pipeline(model=sample_bundle, variant="fp32", truncation=True, on_truncation=cut.append)
+        pipe.warmup(1, 10_000)
+        assert cut == []
+        pipe(TOO_LONG)
+        assert cut == [0]
+
     def test_ids_that_the_model_does_not_have(self, bundle_copy: Path) -> None:
         change(bundle_copy, lambda manifest: None, config={"vocab_size": 100})
         with pytest.raises(BundleError, match=r"ids up to 8191, config.json's vocab_size is 100"):
