@@ -139,13 +139,12 @@ class Tokenizer:
         except BaseException as error:
             if not isinstance(error, Exception) and not _is_panic(error):
                 raise
-            # One item spoils the whole call, and the library does not say which.
+            # One item spoils the whole call, and the library does not say which; or none does alone, as where only so
+            # many together were too much.
             found = [
                 _encode_alone(encode, text, index, special_tokens)
                 for text, index in zip(texts, indices or range(len(texts)), strict=True)
             ]
-            if not any(isinstance(item, InputError) for item in found):
-                raise InputError(f"these texts cannot be tokenized: {one_line(str(error), 200)}") from error
         room = min(self._most_tokens, truncation.max_length if truncation else self._most_tokens)
         for i, item in enumerate(found):
             if not isinstance(item, InputError) and not 0 < len(item) <= room:

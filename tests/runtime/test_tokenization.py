@@ -231,6 +231,20 @@ def test_what_the_library_raises(monkeypatch, error, raised, message):
     assert str(caught.value) == message
 
 
+def test_texts_that_are_too_much_together_are_tokenized_one_by_one(monkeypatch):
+    tokenizer, encode_batch = ours(), TOKENIZER._library.encode_batch_fast
+
+    class Small:
+        def encode_batch_fast(self, texts, add_special_tokens):
+            if len(texts) > 1:
+                raise MemoryError
+            return encode_batch(texts, add_special_tokens=add_special_tokens)
+
+    wanted = [encoding.ids for encoding in tokenizer.encode(["a", "b c"])]
+    monkeypatch.setattr(tokenizer, "_library", Small())
+    assert [encoding.ids for encoding in tokenizer.encode(["a", "b c"])] == wanted
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
