@@ -15,7 +15,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -165,12 +165,18 @@ class _OwnThread:
         weakref.finalize(self, self._tasks.put, None).atexit = False
 
     def run(self, function: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return what `function` gives, or raise what it raises."""
+        """Return what `function` gives, or raise what it raises.
+
+        Ctrl-C is raised when `function` is over, as where it runs on the caller's thread: the session that it runs, and
+        the weights that this reads, may be given up by then. A second one does not wait.
+        """
         future: Future[NDArray[np.float32]] = Future()
         self._tasks.put((future, function))
         try:
             return future.result()
         finally:
+            if not future.done():
+                wait((future,))
             del future  # which holds an error, and the error this frame
 
 

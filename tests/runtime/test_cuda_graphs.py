@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from file_system import posix
 from open_sessions import CPU, LOGITS, batch, open_variant
 from torchless import cuda_graphs
 from torchless.cuda_graphs import LENGTHS, MOST_TOKENS, ROWS, GraphRunner, bucket
@@ -197,6 +199,25 @@ def test_the_thread_of_a_session_ends_with_it(opened: Any) -> None:
     del runner
     thread.join(5)
     assert not thread.is_alive()
+
+
+@posix
+def test_interrupted_a_run_ends_before_its_caller_goes_on(opened: Any) -> None:
+    plain, watched, runner = opened
+    ended: list[bool] = []
+
+    def interrupted(graph: str) -> bool:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.2)
+        ended.append(True)
+        return False
+
+    watched.fails = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        runner(batch(1, 4))
+    assert ended == [True]
+    watched.fails = lambda graph: False
+    np.testing.assert_allclose(runner(batch(1, 4)), plain.run(batch(1, 4)), rtol=0, atol=2e-6)
 
 
 def test_what_cannot_be_recorded_still_runs(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
