@@ -129,24 +129,25 @@ def _read(path: str) -> list[TextInput]:
 def _read_labels(path: str, labels: Sequence[str]) -> dict[TextInput, int]:
     """Return the right label of each text, the first said of it; nothing where the file says none."""
     for column in ("label", "2"):
-        rows: list[tuple[TextInput, object, int]] = []
         try:
-            with open_records(path, columns=(column,)) as records:
-                for r in records:
-                    text = r.text if r.text_pair is None else (r.text, r.text_pair)
-                    rows.append((text, r.columns[column], r.line))
+            with open_records(path, columns=(column,), gaps=True) as opened:
+                records = list(opened)
         except InputError:
-            if rows and column == "label":
-                raise  # others have one
             continue  # it has no such column: unlabelled, or labelled in the other
-        found = [(text, _label(value, labels), value, line) for text, value, line in rows]
-        wrong = next((row for row in found if row[1] is None), None)
+        found = [
+            (r.text if r.text_pair is None else (r.text, r.text_pair), _label(r.columns.get(column), labels))
+            for r in records
+        ]
+        wrong = next((r for r, (_, label) in zip(records, found, strict=True) if label is None), None)
         if wrong is None:
-            return {text: label for text, label, _, _ in reversed(found) if label is not None}
-        if column == "label":
+            return {text: label for text, label in reversed(found) if label is not None}
+        if column == "label" and any(column in r.columns for r in records):
+            where = f"{os.path.basename(path)}: line {wrong.line}"
+            if column not in wrong.columns:
+                raise InputError(f"{where}: no label, which other rows have; label every row, or none")
             raise InputError(
-                f"{os.path.basename(path)}: line {wrong[3]}: the label {wrong[2]!r} is none of the model's "
-                f"{len(labels)}, wanted {labels[0]!r} or the like, or a number from 0; rename a column of other labels"
+                f"{where}: the label {wrong.columns[column]!r} is none of the model's {len(labels)}, wanted "
+                f"{labels[0]!r} or the like, or a number from 0; rename a column of other labels"
             )
     return {}
 

@@ -129,6 +129,7 @@ def open_records(
     column: str | None = None,
     pair_column: str | None = None,
     columns: Sequence[str] = (),
+    gaps: bool = False,
     stdin: BinaryIO | None = None,
 ) -> RecordReader:
     """Open an input; whatever the first record of a regular file shows to be wrong is raised here.
@@ -138,6 +139,7 @@ def open_records(
         column: where the text is, a name or a number from 1; None looks for the default names (see the module).
         pair_column: where the second text is, if there is one.
         columns: the extra columns, names or numbers.
+        gaps: a record without one of them is read, and has less of them; else it is an error.
         stdin: read for `-` instead of `sys.stdin.buffer`.
 
     Raises:
@@ -145,8 +147,8 @@ def open_records(
     """
     name = _STDIN_NAME if path == "-" else path
     format_name = format_of(path)
-    selection = _Selection(column, pair_column, tuple(columns))
-    if format_name == "txt" and selection not in (_Selection(None, None, ()), _Selection("1", None, ())):
+    selection = _Selection(column, pair_column, tuple(columns), gaps)
+    if format_name == "txt" and selection not in (_Selection(None, None, (), gaps), _Selection("1", None, (), gaps)):
         raise InputError(f"{name}: no column {', '.join(selection.asked)}; a line is a text; wanted .csv or the like")
     if format_name != "jsonl" and any(_number(spec) == 0 for spec in selection.asked):
         raise InputError(f"{name}: column 0 asked for; columns are counted from 1")
@@ -196,6 +198,7 @@ class _Selection:
     column: str | None
     pair_column: str | None
     columns: tuple[str, ...]
+    gaps: bool
 
     @property
     def asked(self) -> list[str]:
@@ -231,7 +234,8 @@ def _read_jsonl(lines: Lines, selection: _Selection) -> Iterator[Record]:
             if column is None:
                 raise lines.error(_no_default(value))
         pair = None if selection.pair_column is None else _string(lines, value, selection.pair_column)
-        columns = {name: _field(lines, value, name) for name in selection.columns}
+        there = [name for name in selection.columns if name in value or not selection.gaps]
+        columns = {name: _field(lines, value, name) for name in there}
         yield Record(_string(lines, value, column), pair, columns, lines.number)
 
 
@@ -307,13 +311,13 @@ def _read_table(lines: Lines, selection: _Selection, rows: Iterator[tuple[int, l
     text = _position(lines, line, names, (default or "1") if selection.column is None else selection.column)
     pair = None if selection.pair_column is None else _position(lines, line, names, selection.pair_column)
     extra = {spec: _position(lines, line, names, spec) for spec in selection.columns}
-    needed = 1 + max(text, pair or 0, *extra.values())
+    needed = 1 + max(text, pair or 0, *(() if selection.gaps else extra.values()))
     for line, cells in rows if has_header else itertools.chain((first,), rows):
         if len(cells) < needed:
             raise lines.error(f"cells found: {len(cells)}; wanted {needed} to reach the columns asked for", line)
         if len(cells) > width and any(cells[width:]):
             raise lines.error(f"cells found: {len(cells)}; wanted {width} as in the first line; check the quotes", line)
-        columns = {spec: cells[index] for spec, index in extra.items()}
+        columns = {spec: cells[index] for spec, index in extra.items() if index < len(cells)}
         yield Record(cells[text], None if pair is None else cells[pair], columns, line)
 
 

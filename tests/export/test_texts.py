@@ -139,10 +139,20 @@ def test_a_file_without_labels_has_none(tmp_path: Path, name: str, content: str)
     assert load_texts(path, LABELS).labels is None
 
 
-def test_a_row_without_a_label_among_others_is_refused(tmp_path: Path):
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"text": "good", "label": 1}\n{"text": "bad"}\n{"text": "fine", "label": 1}\n')
-    with pytest.raises(InputError, match=r"texts\.jsonl: line 2: no field 'label'; found 'text'"):
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("texts.jsonl", ['{"text": "good", "label": 1}', '{"text": "bad", "label": 0}', '{"text": "%s"}']),
+        ("texts.csv", ["good,1", "bad,0", "%s"]),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_row_without_a_label_among_others_is_refused(tmp_path: Path, name: str, rows: list[str], place: int):
+    path = tmp_path / name
+    head = ["text,label"] if name == "texts.csv" else []
+    others = rows[:2]
+    path.write_text("\n".join([*head, *others[:place], rows[2] % "fine", *others[place:]]))
+    with pytest.raises(InputError, match=rf"^{name}: line {len(head) + place + 1}: no label, which other rows have; "):
         load_texts(path, LABELS)
 
 

@@ -310,3 +310,17 @@ class TestCsv:
         error = failure(written("a.csv", "text\na\n" + 'b,"\n",' * 100))
         assert "line 3: a row of over 100 characters" in str(error)
         assert error.index == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": "b", "n": "1"}\n'),
+        ("a.csv", "text,n\na\nb,1\n"),
+        ("a.tsv", "text\tn\na\nb\t1\n"),
+    ],
+)
+def test_a_record_may_lack_a_column_where_gaps_are_asked_for(written: Written, name: str, content: str) -> None:
+    path = written(name, content)
+    assert [r.columns for r in read(path, columns=["n"], gaps=True)] == [{}, {"n": "1"}]
+    failure(path, columns=["n"])
