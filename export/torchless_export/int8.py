@@ -105,9 +105,13 @@ def make(
         arrays = source.encode(texts)
         return {name: arrays.get(name, np.zeros_like(arrays["input_ids"])) for name in inputs}
 
+    def halved(texts: Sequence[TextInput]) -> list[TextInput]:
+        # Half of a text may have no tokens, where the whole has some.
+        return [half for half in halves(texts) if source.encode([half])["input_ids"].size]
+
     def measured() -> list[Arrays]:
         some = source.calibrating[:_MEASURED]
-        texts = dict.fromkeys([*some, *halves(some), *source.widening])
+        texts = dict.fromkeys([*some, *halved(some), *source.widening])
         rows = sorted((encode([text]) for text in texts), key=lambda arrays: arrays["input_ids"].shape[1])
         return [{name: array[:, :_TOKENS] for name, array in arrays.items()} for arrays in rows]
 
@@ -120,7 +124,7 @@ def make(
         quantized = applied.quantize(PLAIN, calibration)
         return Found(quantized, PLAIN, True, {"recipe": PLAIN.to_manifest()})
     texts = ChoosingTexts(
-        graph, variant, halves(source.calibrating), source.encode, source.problem_type, pads=source.pads
+        graph, variant, halved(source.calibrating), source.encode, source.problem_type, pads=source.pads
     )
     limit = source.position_limit
     search = Search(

@@ -64,6 +64,23 @@ def test_a_tokenizer_without_special_tokens(
             classify(["a good film", ""])
 
 
+def test_half_a_text_without_tokens_chooses_no_recipe(
+    sample_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole batch of them would be no columns wide, which no graph can run."""
+    monkeypatch.setattr(pytorch_reference, "AVAILABLE", False)
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(sample_checkpoint, checkpoint)
+    change_json(checkpoint / "tokenizer.json", post_processor=None)
+    nothing = "\u200b"
+    texts = [f"film {i} {nothing * (i + 1)} {nothing}" for i in range(240)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers 5 would put special tokens in
+        report = export(checkpoint, tmp_path / "bundle", variants=["int8"], calibration=texts, min_agreement=0.5)
+    search = (report.variants["int8"].quantization or {})["search"]
+    assert search["texts"] == len(texts) // 5
+
+
 def test_both_originals_say_the_same(sample_checkpoint: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
