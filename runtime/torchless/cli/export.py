@@ -159,7 +159,8 @@ def _check_report(folder: Path) -> None:
 
     It is not made yet: it may lie in the bundle's, which must not be there.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    above = (folder.absolute(), *folder.absolute().parents)
+    there = next((path for path in above if os.path.lexists(path)), folder)  # none: of a drive that is not there
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
