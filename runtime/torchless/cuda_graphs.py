@@ -90,7 +90,7 @@ class GraphRunner:
     @property
     def captured(self) -> tuple[str, ...]:
         """The shapes that are recorded."""
-        return tuple(f"{rows}x{length}" for rows, length in self._graphs)
+        return tuple(f"{rows}x{length}" for rows, length in tuple(self._graphs))
 
     def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
         """Run on inputs (batch, sequence) int64; returns the output float32.

@@ -137,7 +137,7 @@ class Tokenizer:
         try:
             found = encode(texts, add_special_tokens=special_tokens)
         except BaseException as error:
-            if not isinstance(error, Exception) and not _is_panic(error):
+            if not _is_of_the_library(error):
                 raise
             # One item spoils the whole call, and the library does not say which; or none does alone, as where only so
             # many together were too much.
@@ -224,6 +224,11 @@ def _is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def _is_of_the_library(error: BaseException) -> bool:
+    """Whether the library may have raised it: the handler of a signal may come at any time, with whatever it raises."""
+    return type(error) is Exception or isinstance(error, TypeError | ValueError | MemoryError) or _is_panic(error)
+
+
 def _encode_alone(encode: Callable[..., list[Encoding]], text: Any, index: int, special_tokens: bool) -> Any:
     """Return the encoding of `text`, or the InputError that says why there is none."""
     try:
@@ -231,14 +236,13 @@ def _encode_alone(encode: Callable[..., list[Encoding]], text: Any, index: int, 
         return encode([text], add_special_tokens=special_tokens)[0]
     except InputError as error:
         return error
-    except Exception as error:
-        problem = InputError(f"text {index} cannot be tokenized: {one_line(str(error), 200)}", index)
+    except BaseException as error:
+        if not _is_of_the_library(error):
+            raise
+        what = ": the tokenizer panics" if _is_panic(error) else " cannot be tokenized"
+        problem = InputError(f"text {index}{what}: {one_line(str(error), 200)}", index)
         problem.__cause__ = error
         return problem
-    except BaseException as error:
-        if not _is_panic(error):
-            raise
-        return InputError(f"text {index}: the tokenizer panics: {one_line(str(error), 200)}", index)
 
 
 def _check_text(text: Any, index: int) -> None:

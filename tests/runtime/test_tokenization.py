@@ -202,13 +202,13 @@ class PanicException(BaseException):
 
 
 class Failing:
-    """A tokenizer of the library that raises: for a text always, from the keyboard once."""
+    """A tokenizer of the library that raises: for a text always, from the keyboard or another signal once."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> list[tokenizers.Encoding]:
-        once = isinstance(self.error, KeyboardInterrupt | SystemExit)
+        once = isinstance(self.error, KeyboardInterrupt | SystemExit | TimeoutError)
         if "b" in texts and not (once and len(texts) == 1):
             raise self.error
         return library().encode_batch_fast(texts, add_special_tokens=add_special_tokens)
@@ -219,7 +219,9 @@ class Failing:
     [
         (PanicException("index out\nof range"), InputError, "text 1: the tokenizer panics: index out of range"),
         (ValueError("no"), InputError, "text 1 cannot be tokenized: no"),
+        (Exception("no"), InputError, "text 1 cannot be tokenized: no"),
         (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (TimeoutError("a second"), TimeoutError, "a second"),
         (SystemExit(3), SystemExit, "3"),
     ],
 )
