@@ -80,9 +80,10 @@ def test_no_post_processor(families: Families, write: Write):
     folder = write(
         "modernbert", families["modernbert"]["document"] | {"post_processor": None}, families["modernbert"]["config"]
     )
-    found = assert_resolved(folder, write, ODDITIES)
+    texts = [text for text in ODDITIES if text not in ("", " ")]  # these have no tokens now, and nothing takes them
+    found = assert_resolved(folder, write, texts)
     assert is_copied(found, folder)
-    assert_as_in_transformers(folder, ODDITIES)
+    assert_as_in_transformers(folder, texts)
 
 
 def test_a_class_of_another_name(families: Families, write: Write):
