@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -54,9 +55,7 @@ class _Team(Generic[Item, Result]):
             self._working += 1
         thread = threading.Thread(target=self._work, name="torchless")
         self._threads = [*(thread for thread in self._threads if thread.is_alive()), thread]
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, or the system has no more of them: the others do it
+        if not _start(thread):  # the others do it
             self._threads.remove(thread)
             with self._lock:
                 self._working -= 1
@@ -104,9 +103,7 @@ class Begun(Generic[Result]):
         self._outcome: list[Result] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, args=(function,), name="torchless-begun")
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is ending and starts no thread any more
+        if not _start(self._thread):
             self._work(function)
 
     def _work(self, function: Callable[[], Result]) -> None:
@@ -126,3 +123,14 @@ class Begun(Generic[Result]):
         if self._error is not None:
             raise self._error
         return self._outcome[0]
+
+
+def _start(thread: threading.Thread) -> bool:
+    """Start `thread`; False where the interpreter is ending, or the system has no more of them."""
+    if sys.is_finalizing():  # Python 3.11 would start it, and wait for ever for its first step
+        return False
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True

@@ -136,7 +136,7 @@ def test_nothing_of_an_item_is_kept_once_it_is_done() -> None:
 
 ENDING = """
 import atexit, sys, threading, time
-from torchless.parallel import ahead
+from torchless.parallel import Begun, ahead
 def work():
     print(sum(ahead(lambda i: i, range(100), 3)))
 def late():
@@ -147,6 +147,14 @@ def late():
 
 @pytest.mark.parametrize("last", ["threading.Thread(target=late).start()", "atexit.register(work)"])
 def test_begun_while_the_interpreter_ends(last: str) -> None:
+    done = run_script(ENDING + last)
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("4950", "", 0)
+
+
+@pytest.mark.parametrize("work", ["work()", "print(Begun(lambda: 4950).result())"])
+def test_begun_while_the_modules_are_cleared(work: str) -> None:
+    # Python 3.11 starts a thread even then, and waits for ever for its first step.
+    last = f"class Last:\n    def __del__(self):\n        {work}\nlast = Last()"
     done = run_script(ENDING + last)
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("4950", "", 0)
 
