@@ -33,6 +33,6 @@ def command(bundle: str, text: str, pair: str | None, variant: str | None, devic
         if not isinstance(classify, TextClassificationPipeline):
             raise InputError(f"{bundle}: a bundle for {classify.task}; only text-classification has steps to explain")
         classify.warmup()
-        explanation = classify.explain(text if pair is None else (text, pair), truncation=True)
+        explanation = classify.explain({"text": text, "text_pair": pair or ""}, truncation=True)
         click.echo(f"{classify.bundle}: {classify.variant} on {classify.provider}")
         click.echo(str(explanation))

@@ -233,6 +233,10 @@ class TestOthers:
         result = run("explain", sample_bundle, "a film", "--pair", "a book")
         assert result.stdout.count("[SEP]") == 2
 
+    def test_explain_a_pair_of_which_one_is_empty_as_run_does(self, sample_bundle: Path) -> None:
+        result = run("explain", sample_bundle, "a film", "--pair", "", "--variant", "fp32")
+        assert result.stdout.count("[SEP]") == 1
+
     def test_inspect(self, sample_bundle: Path) -> None:
         result = run("inspect", sample_bundle)
         assert result.returncode == 0, result.stderr
