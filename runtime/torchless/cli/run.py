@@ -37,6 +37,10 @@ def _top_k(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     return int(value)
 
 
+def _output(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value == "-" else value
+
+
 @click.command()
 @click.argument("bundle")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
@@ -46,8 +50,9 @@ def _top_k(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option(
     "--output",
     type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Written whole or not at all.  [default: standard output]",
+    metavar="FILE|-",
+    callback=_output,
+    help="Written whole or not at all; - is standard output.  [default: -]",
 )
 @click.option("--column", metavar="NAME|N", help="Where the text is.  [default: text, sentence, inputs, or the first]")
 @click.option("--pair-column", metavar="NAME|N", help="Where the second text of a pair is.")

@@ -78,6 +78,17 @@ class TestRun:
         found = answers(run("run", sample_bundle, "--input", "-", stdin="I love this.\n\nI hate this.\n"))
         assert [a["text"] for a in found] == ["I love this.", "", "I hate this."]
 
+    @pytest.mark.parametrize("source", [["a film"], ["--input", "-"]])
+    def test_standard_output_by_its_name(
+        self, sample_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: list[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = run("run", sample_bundle.resolve(), *source, "--output", "-", stdin="a film")
+        [found] = answers(result)
+        assert found["text"] == "a film"
+        assert " to -" not in result.stderr
+        assert os.listdir() == []
+
     def test_pairs_and_compression(self, sample_bundle: Path, tmp_path: Path) -> None:
         path = tmp_path / "pairs.jsonl.gz"
         path.write_bytes(gzip.compress(b'{"premise": "a film", "guess": "a good one"}\n'))
