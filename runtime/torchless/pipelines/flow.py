@@ -272,7 +272,8 @@ class Flow(abc.ABC):
             indices=[first + where[0] for where in window.places],
         )
         encoded = _Encoded([], [], [], [])
-        for item, where in zip(found, window.places, strict=True):
+        for given, where in zip(found, window.places, strict=True):
+            item = self._check_padded(given, call.arguments, first + where[0])
             if isinstance(item, InputError):
                 encoded.failures.append((where, item))
                 continue
@@ -281,6 +282,21 @@ class Flow(abc.ABC):
             if isinstance(item, CutEncoding):
                 encoded.cut.extend(where)
         return encoded
+
+    def _check_padded(
+        self, item: Encoding | InputError, arguments: TokenizerArguments, index: int
+    ) -> Encoding | InputError:
+        """Return `item`, or why it alone cannot be padded as asked; what suits no text is refused by `collate`."""
+        limit = self._tokenizer.spec.position_limit
+        if isinstance(item, InputError) or limit is None or arguments.multiple_of == 1:
+            return item
+        if arguments.padded(1) <= limit < (width := arguments.padded(len(item))):
+            return InputError(
+                f"text {index} has {len(item)} tokens, padded to {width}; the model's position table holds {limit}; "
+                "leave pad_to_multiple_of out, or cut the text with max_length",
+                index,
+            )
+        return item
 
     def _encode(
         self, texts: Sequence[TextInput], arguments: TokenizerArguments, *, offsets: bool = False

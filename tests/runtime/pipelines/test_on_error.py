@@ -57,6 +57,23 @@ def test_one_input(pipe: Pipeline) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_one_that_cannot_be_padded_spoils_no_other(pipe: Pipeline, form: str) -> None:
+    texts = ["fine", "dull " * 503, "a fine film", "dull " * 503]
+    padding = {"padding": True, "pad_to_multiple_of": 100}
+    answers = list(pipe(FORMS[form](texts), on_error="return", **padding))
+    assert answers[::2] == list(pipe(texts[::2], **padding))
+    for index in (1, 3):
+        assert isinstance(answers[index], InputError)
+        assert answers[index].index == index
+        assert str(answers[index]).startswith(f"text {index} has 505 tokens, padded to 600;")
+    with pytest.raises(InputError, match=r"^text 1 has 505 tokens") as refused:
+        list(pipe(FORMS[form](texts), **padding))
+    assert refused.value.index == 1
+    with pytest.raises(InputError, match="padding to 600 tokens"):  # which no text can be
+        list(pipe(FORMS[form](texts), on_error="return", padding=True, pad_to_multiple_of=600))
+
+
 @pytest.mark.parametrize("wrong", ["ignore", None, True, ""])
 def test_another_word_is_refused(pipe: Pipeline, wrong: Any) -> None:
     with pytest.raises(InputError, match=r"on_error is .*, wanted 'raise' or 'return'"):
