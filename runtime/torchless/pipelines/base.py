@@ -44,6 +44,9 @@ class Pipeline(Flow):
     `os._exit`, as multiprocessing does: `sys.exit` runs ONNX Runtime's own clean-up, which waits for those threads too
     where its telemetry was not switched off before it was loaded (torchless does).
 
+    A daemon thread that is inside a call when the interpreter ends may abort the process (SIGABRT), up to Python 3.13:
+    it is ended within the code of ONNX Runtime or tokenizers. Let such threads finish first.
+
     Attributes:
         task: the task's name.
         bundle: the directory that was opened.
