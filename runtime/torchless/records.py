@@ -34,7 +34,16 @@ from typing import Any, BinaryIO, Self
 from torchless.errors import InputError
 from torchless.lines import Lines
 
-__all__ = ["DEFAULT_COLUMNS", "MAX_CELL", "MAX_TAKEN", "Record", "RecordReader", "format_of", "open_records"]
+__all__ = [
+    "DEFAULT_COLUMNS",
+    "MAX_CELL",
+    "MAX_TAKEN",
+    "Record",
+    "RecordReader",
+    "check_columns",
+    "format_of",
+    "open_records",
+]
 
 DEFAULT_COLUMNS = ("text", "sentence", "inputs")  # where the text is looked for, best first
 MAX_TAKEN = (
@@ -147,11 +156,8 @@ def open_records(
     """
     name = _STDIN_NAME if path == "-" else path
     format_name = format_of(path)
+    check_columns(path, column, pair_column, columns)
     selection = _Selection(column, pair_column, tuple(columns), gaps)
-    if format_name == "txt" and selection not in (_Selection(None, None, (), gaps), _Selection("1", None, (), gaps)):
-        raise InputError(f"{name}: no column {', '.join(selection.asked)}; a line is a text; wanted .csv or the like")
-    if format_name != "jsonl" and any(_number(spec) == 0 for spec in selection.asked):
-        raise InputError(f"{name}: column 0 asked for; columns are counted from 1")
     source = _open(path, stdin)
     lines = Lines(name, gzip.GzipFile(fileobj=source) if path.lower().endswith(".gz") else source)
     records = _counted(lines, _READERS[format_name](lines, selection))
@@ -177,6 +183,20 @@ def format_of(path: str) -> str:
         wanted = "wanted .txt, .jsonl, .csv or .tsv, each also with .gz, or `-` for standard input"
         raise InputError(f"{path}: extension {extension!r}; {wanted}")
     return extension[1:]
+
+
+def check_columns(path: str, column: str | None, pair_column: str | None, columns: Sequence[str]) -> None:
+    """Check that an input of this name can have the columns asked for, without a look into it.
+
+    Raises:
+        InputError: it cannot; or the extension is unknown.
+    """
+    name, format_name = _STDIN_NAME if path == "-" else path, format_of(path)
+    asked = [spec for spec in (column, pair_column, *columns) if spec is not None]
+    if format_name == "txt" and (column not in (None, "1") or pair_column is not None or columns):
+        raise InputError(f"{name}: no column {', '.join(asked)}; a line is a text; wanted .csv or the like")
+    if format_name != "jsonl" and any(_number(spec) == 0 for spec in asked):
+        raise InputError(f"{name}: column 0 asked for; columns are counted from 1")
 
 
 def _open(path: str, stdin: BinaryIO | None) -> BinaryIO:

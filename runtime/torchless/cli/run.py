@@ -20,7 +20,7 @@ from torchless.cli.progress import Progress
 from torchless.cli.resume import ResumableFile, discard
 from torchless.devices import CUDA_PROVIDER
 from torchless.errors import InputError
-from torchless.records import Record, RecordReader, format_of, open_records
+from torchless.records import Record, RecordReader, check_columns, open_records
 
 if TYPE_CHECKING:
     from torchless.pipelines.base import Pipeline
@@ -199,7 +199,7 @@ def _check_usage(
         raise click.UsageError("--column, --pair-column and --columns speak of a file: give --input")
     try:
         if source is not None:
-            format_of(source)
+            check_columns(source, column, pair_column, extra)
         ResultWriter(None, columns=extra)  # refuses names that the output itself uses
     except InputError as error:
         raise click.UsageError(str(error)) from None

@@ -78,6 +78,12 @@ class TestRun:
         found = answers(run("run", sample_bundle, "--input", "-", stdin="I love this.\n\nI hate this.\n"))
         assert [a["text"] for a in found] == ["I love this.", "", "I hate this."]
 
+    @pytest.mark.parametrize(
+        "given", [["a.txt", "--column", "2"], ["-", "--columns", "id"], ["a.csv", "--column", "0"]]
+    )
+    def test_columns_that_no_such_file_has(self, sample_bundle: Path, given: list[str]) -> None:
+        assert "column" in complaint(run("run", sample_bundle, "--input", *given), 2)
+
     @pytest.mark.parametrize("source", [["a film"], ["--input", "-"]])
     def test_standard_output_by_its_name(
         self, sample_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: list[str]
