@@ -101,6 +101,7 @@ def command(
     """
     extra = [name for name in (columns or "").split(",") if name]
     _check_usage(texts, source, column, pair_column, extra)
+    _check_output(source, output)
     if resume:
         _check_resume(source, output)
     from torchless.cli.settings import settings_of
@@ -203,6 +204,16 @@ def _check_usage(
         ResultWriter(None, columns=extra)  # refuses names that the output itself uses
     except InputError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _check_output(source: str | None, output: str | None) -> None:
+    if output is None or not is_replaceable(output):
+        return
+    if output.lower().endswith(".gz"):
+        raise click.UsageError(f"--output: {output!r} would not be compressed; leave out .gz, or pipe into gzip")
+    with contextlib.suppress(OSError, ValueError):  # what is wrong with either is said where it is opened
+        if source not in (None, "-") and os.path.samefile(source, output):
+            raise click.UsageError(f"--output: {output!r} is the input, which would be lost; give another file")
 
 
 def _check_resume(source: str | None, output: str | None) -> None:

@@ -157,10 +157,19 @@ class TestWrongUsage:
             (["a text", "--format", "xml"], "--format"),
             (["a text", "--fast"], "--fast"),
             (["--input", "x.csv", "--columns", "label"], "'label'"),
+            (["a text", "--output", "x.csv.GZ"], "--output: 'x.csv.GZ' would not be compressed"),
         ],
     )
     def test_run(self, arguments: list[str], says: str) -> None:
         assert says in complaint(run("run", "no-such-bundle", *arguments), 2)
+
+    def test_run_over_its_input(self, texts: Path, tmp_path: Path) -> None:
+        before = texts.read_bytes()
+        (tmp_path / "link.csv").symlink_to(texts)
+        for target in (texts, texts.parent / "." / ".." / texts.parent.name / texts.name, tmp_path / "link.csv"):
+            said = complaint(run("run", "no-such-bundle", "--input", texts, "--output", target), 2)
+            assert "is the input, which would be lost" in said
+        assert texts.read_bytes() == before
 
     @pytest.mark.parametrize(
         ("arguments", "says"),
