@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torchless.cpu import usable_cpus
 from torchless.errors import InputError
 
 
@@ -85,3 +86,16 @@ def find_profile(name: str, device: str = "cpu") -> Profile:
     if device == "cpu":
         return profile
     return replace(profile, shared_by_runs=False, least_tokens=8192, most_tokens=8192, window=512, at_once=2)
+
+
+def check_threads(threads: int | None) -> int:
+    """Return how many threads to compute with: all that this process may use where `threads` is None.
+
+    Raises:
+        InputError: no whole number from 1 to 1024.
+    """
+    if threads is None:
+        return usable_cpus()
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads!r}, wanted a whole number from 1 to 1024, or None for all usable CPUs")
+    return threads

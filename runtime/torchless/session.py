@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from torchless.binding import BoundRunner
 from torchless.bundle import ModelSource
-from torchless.cpu import usable_cpus
 from torchless.cuda_graphs import GraphRunner
 from torchless.device_failures import halves_of, is_out_of_memory, lost_device, padded_tokens
 from torchless.devices import (
@@ -39,7 +38,7 @@ from torchless.devices import (
 from torchless.errors import BundleError, InferenceError, InputError, ProviderError, one_line, warn_once
 from torchless.forking import watch
 from torchless.manifest import GRAPH_INPUTS, OutputSpec
-from torchless.profiles import PROFILES, Profile, find_profile
+from torchless.profiles import PROFILES, Profile, check_threads, find_profile
 
 logger = logging.getLogger("torchless")
 
@@ -108,7 +107,7 @@ class Session:
             InputError: `threads`, `profile` or `gpu_mem_limit` is none that exists.
         """
         ort = _onnxruntime()
-        self.threads = _check_threads(threads)
+        self.threads = check_threads(threads)
         shape = find_profile(profile, device.kind)
         self.concurrency = self.threads if shape.shared_by_runs else shape.at_once
         options = _options(ort, 1 if shape.shared_by_runs else self.threads, shape)
@@ -366,14 +365,6 @@ def _options(ort: Any, threads: int, profile: Profile) -> Any:
     # against 228). Without the arena such batches are 5 % slower and hold 290 to 320 MB.
     options.enable_mem_pattern = not profile.shared_by_runs
     return options
-
-
-def _check_threads(threads: int | None) -> int:
-    if threads is None:
-        return usable_cpus()
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise InputError(f"threads is {threads!r}, wanted a whole number from 1 to 1024, or None for all usable CPUs")
-    return threads
 
 
 def _check_contract(session: Any, name: str, inputs: Mapping[str, str], output: OutputSpec) -> int | None:
