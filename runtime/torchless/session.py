@@ -35,7 +35,7 @@ from torchless.devices import (
     gpu_package_installed,
     installed_runtimes,
 )
-from torchless.errors import BundleError, InferenceError, InputError, ProviderError, one_line, warn_once
+from torchless.errors import BundleError, InferenceError, ProviderError, one_line, warn_once
 from torchless.forking import watch
 from torchless.manifest import GRAPH_INPUTS, OutputSpec
 from torchless.profiles import PROFILES, Profile, check_threads, find_profile

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from open_sessions import CPU, IDS, LOGITS, inputs_of, open_variant
-from torchless import session
+from torchless import profiles, session
 from torchless.bundle import Bundle, ModelSource
 from torchless.devices import CPU_PROVIDER
 from torchless.errors import BundleError, InferenceError, InputError
@@ -238,7 +238,7 @@ def test_only_the_first_line_of_a_failure_is_told(sample_bundle, monkeypatch):
 
 @pytest.mark.parametrize(("threads", "size"), [(None, 5), (1, 1), (3, 3)])
 def test_threads(sample_bundle, monkeypatch, threads, size):
-    monkeypatch.setattr(session, "usable_cpus", lambda: 5)
+    monkeypatch.setattr(profiles, "usable_cpus", lambda: 5)
     open_session = open_variant(sample_bundle, threads=threads)
     assert open_session.threads == size
     assert open_session._session.get_session_options().intra_op_num_threads == size
