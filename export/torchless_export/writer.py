@@ -27,6 +27,9 @@ from torchless.manifest import MANIFEST_NAME
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
+# How a rename fails where another export was quicker, and how often to look again.
+_MEANWHILE = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
+_TRIES = 10
 
 
 class DirectoryWriter:
@@ -111,7 +114,17 @@ class DirectoryWriter:
             raise BundleError(f"{target}: exists; pass --force to replace it, or choose another place")
 
     def _place(self) -> None:
-        self._check_target()
+        for tries_left in reversed(range(_TRIES)):
+            self._check_target()
+            try:
+                self._rename()
+                return
+            except OSError as error:
+                # Since it was looked at, another export may have put its own there, or taken it away to replace it.
+                if error.errno not in _MEANWHILE or not self.folder.is_dir() or not tries_left:
+                    raise
+
+    def _rename(self) -> None:
         if not os.path.lexists(self.target):
             if not _renameat2(self.folder, self.target, _RENAME_NOREPLACE):
                 os.rename(self.folder, self.target)

@@ -9,10 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bundle_folders import FILES, content, linux, put
+from torchless.errors import BundleError
+from torchless_export import writer
 from torchless_export.writer import DirectoryWriter
 
 # Where a process is killed, after so many files, or before or after the n-th call of a function;
@@ -135,6 +138,35 @@ def test_two_exports_to_one_target_do_not_disturb_each_other(old: Path, way: str
     assert neighbour.returncode == 0, errors
     assert content(old) == "theirs"
     assert os.listdir(old.parent) == ["bundle"]
+
+
+@pytest.mark.parametrize(("stood", "force"), [(False, False), (False, True), (True, True)])
+def test_what_another_export_does_in_the_last_moment(
+    target: Path, way: str, monkeypatch: pytest.MonkeyPatch, stood: bool, force: bool
+):
+    """Between the last look at the target and the rename it comes to exist, or is gone."""
+    owner, name = (writer, "_renameat2") if way == "exchange" else (os, "rename")
+    function, came = getattr(owner, name), []
+
+    def late(*arguments: Any) -> Any:
+        if not came:
+            came.append(True)
+            if stood:
+                shutil.rmtree(target)
+            else:
+                put(target, "theirs")
+        return function(*arguments)
+
+    if stood:
+        put(target, "old")
+    monkeypatch.setattr(owner, name, late)
+    if force:
+        put(target, "ours", force=True)
+    else:
+        with pytest.raises(BundleError, match="exists; pass --force to replace it"):
+            put(target, "ours")
+    assert content(target) == ("ours" if force else "theirs")
+    assert os.listdir(target.parent) == ["bundle"]
 
 
 def test_many_exports_at_once_leave_one_of_them(target: Path):
