@@ -192,7 +192,7 @@ def check_columns(path: str, column: str | None, pair_column: str | None, column
         InputError: it cannot; or the extension is unknown.
     """
     name, format_name = _STDIN_NAME if path == "-" else path, format_of(path)
-    asked = [spec for spec in (column, pair_column, *columns) if spec is not None]
+    asked = _Selection(column, pair_column, tuple(columns), gaps=False).asked
     if format_name == "txt" and (column not in (None, "1") or pair_column is not None or columns):
         raise InputError(f"{name}: no column {', '.join(asked)}; a line is a text; wanted .csv or the like")
     if format_name != "jsonl" and any(_number(spec) == 0 for spec in asked):
