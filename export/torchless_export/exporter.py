@@ -110,7 +110,6 @@ def export(
         try:
             with clock.step("load"):
                 original = open_original(source)
-                texts = texts.chosen(answerable(original))
             bundling = Bundling(source, original, way.name, writer.folder)
             longest = bundling.manifest.tokenizer.position_limit
             if longest is not None and any(tokens > longest for _, tokens in (*asked, *tuned)):
@@ -152,7 +151,8 @@ class _Making:
         self._source = source
         self._original = original
         self._converter = converter
-        self._texts = texts
+        self._answerable = answerable(original)
+        self._texts = texts.chosen(self._answerable)
         self._bundling = bundling
         self._shapes = shapes
         self._wanted = wanted
@@ -242,17 +242,22 @@ class _Making:
             described = self._bundling.describe(name, quantized.model, isa=quantized.isa, quantization=record)
             return quantized.model, described
 
+    @property
+    def _vocabulary(self) -> int:
+        # Unsaid, it is the architecture's own default, and every one of those is larger.
+        return int(self._source.config.get("vocab_size", 1000))
+
     def _int8_source(self) -> int8.Source:
         tokenizer = self._bundling.manifest.tokenizer
         return int8.Source(
             calibrating=self._texts.calibrating,
             widening=self._texts.widening,
+            answerable=self._answerable,
             encode=lambda texts: self._original.encode(texts, self._length),
             problem_type=self._source.problem_type if self._source.labels else None,
             pads=tokenizer.pad_id is not None and tokenizer.padding_side == "right",
             position_limit=tokenizer.position_limit,
-            # Unsaid, it is the architecture's own default, and every one of those is larger.
-            vocabulary=int(self._source.config.get("vocab_size", 1000)),
+            vocabulary=self._vocabulary,
         )
 
     def _graph(self, form: Form | None) -> onnx.ModelProto:
@@ -270,9 +275,9 @@ class _Making:
                 paths[form] = scratch / f"{number}.onnx"
                 save(graph, paths[form])
             with self._clock.step("tune") as tell:
-                # Unsaid, it is the architecture's own default, and every one of those is larger.
-                vocabulary = int(self._source.config.get("vocab_size", 1000))
-                return tuning.tune(paths, variant, self._shapes, vocabulary=vocabulary, device=device, progress=tell)
+                return tuning.tune(
+                    paths, variant, self._shapes, vocabulary=self._vocabulary, device=device, progress=tell
+                )
 
     def _judge(self, variants: Sequence[str]) -> dict[str, Parity]:
         self._graphs.clear()
@@ -285,7 +290,7 @@ class _Making:
                 source=self._texts.source,
                 max_length=self._length,
                 min_agreement=self._wanted.min_agreement,
-                ids_only=list(filter(answerable(self._original), default_texts())),
+                ids_only=list(filter(self._answerable, default_texts())),
                 labels=self._texts.labels,
                 batch_invariant=self._wanted.batch_invariant,
                 progress=tell,

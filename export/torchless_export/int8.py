@@ -59,6 +59,7 @@ class Source:
     Attributes:
         calibrating: texts that choose; none of them judges.
         widening: more texts that ranges shall hold.
+        answerable: whether a text has any tokens; half of one may have none, where the whole has some.
         encode: texts -> `{name: (batch, sequence) int64}`, padded.
         problem_type: of the labels; None: hidden states are compared.
         pads: whether several texts may stand in one batch.
@@ -68,6 +69,7 @@ class Source:
 
     calibrating: Sequence[TextInput]
     widening: Sequence[TextInput]
+    answerable: Callable[[TextInput], bool]
     encode: Callable[[Sequence[TextInput]], Arrays]
     problem_type: str | None
     pads: bool
@@ -106,8 +108,7 @@ def make(
         return {name: arrays.get(name, np.zeros_like(arrays["input_ids"])) for name in inputs}
 
     def halved(texts: Sequence[TextInput]) -> list[TextInput]:
-        # Half of a text may have no tokens, where the whole has some.
-        return [half for half in halves(texts) if source.encode([half])["input_ids"].size]
+        return list(filter(source.answerable, halves(texts)))
 
     def measured() -> list[Arrays]:
         some = source.calibrating[:_MEASURED]
@@ -123,9 +124,7 @@ def make(
     if not (wanted.min_agreement or wanted.batch_invariant or wanted.sensitivity):
         quantized = applied.quantize(PLAIN, calibration)
         return Found(quantized, PLAIN, True, {"recipe": PLAIN.to_manifest()})
-    texts = ChoosingTexts(
-        graph, variant, halved(source.calibrating), source.encode, source.problem_type, pads=source.pads
-    )
+    texts = ChoosingTexts(graph, variant, halved(source.calibrating), encode, source.problem_type, pads=source.pads)
     limit = source.position_limit
     search = Search(
         applied,

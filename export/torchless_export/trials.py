@@ -69,7 +69,7 @@ class ChoosingTexts:
             model: fp32.
             variant: what the manifest says of it.
             texts: at least one.
-            encode: texts -> `{name: (batch, sequence) int64}`, padded.
+            encode: texts -> the graph's inputs, `{name: (batch, sequence) int64}`, padded.
             problem_type: of the labels; None: hidden states are compared.
             pads: whether several texts may stand in one batch.
 
@@ -85,7 +85,7 @@ class ChoosingTexts:
             lengths = [self._lengths[i] for i in chosen]
             places = plan_batches(lengths, batch_size=_ROWS) if pads else [[i] for i in range(len(chosen))]
             batches = [[chosen[place] for place in batch] for batch in places]
-            return [(batch, self._inputs(encode([texts[i] for i in batch]))) for batch in batches]
+            return [(batch, encode([texts[i] for i in batch])) for batch in batches]
 
         self._batches = plan(range(self.texts))
         self._original = self._run(model, self._batches)
@@ -118,10 +118,6 @@ class ChoosingTexts:
         distances = [cosine_distance(self._original[place], outputs[place]) for place in places]
         allowed = np.float32(1 - COSINE)
         return np.full(len(distances), allowed), allowed - np.array(distances, np.float32)
-
-    def _inputs(self, arrays: Arrays) -> Arrays:
-        """Return the graph's inputs: a tokenizer that gives no token types means the first one."""
-        return {name: arrays.get(name, np.zeros_like(arrays["input_ids"])) for name in self._variant.inputs}
 
     def _run(self, model: onnx.ModelProto, batches: Sequence[tuple[list[int], Arrays]]) -> dict[int, Float32]:
         """Return each text's logits (labels,), or its hidden states (sequence, hidden) without padding."""
